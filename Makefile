@@ -1,0 +1,73 @@
+# Every target does its own set-up, and skips what is done: a virtual environment
+# in .venv, the pinned dependencies, the build.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+RUN    := env PATH="$(CURDIR)/$(BIN):$(PATH)" OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+NP     ?= 4
+ARGS   ?=
+
+SOURCES := setup.py pyproject.toml LICENSE NOTICE tools/host.py patches/series \
+           $(shell find patches horovod_partial -type f \( -name '*.patch' -o -name '*.py' \
+             -o -name '*.cc' -o -name '*.h' -o -name '*.cmake' -o -name CMakeLists.txt \))
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## What can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
+
+.PHONY: setup
+setup: $(VENV)/.built ## Virtual environment, dependencies, build
+
+.PHONY: demo
+demo: $(VENV)/.built ## Trains the digits once per policy: table, results.json, plot (ARGS=--help)
+	$(RUN) horovodrun -np $(NP) --gloo python examples/pytorch_digits.py $(ARGS)
+
+.PHONY: test
+test: $(VENV)/.built $(VENV)/.test ## All tests (ARGS="-k word" for some)
+	$(RUN) python -m pytest $(ARGS)
+
+.PHONY: test-core
+test-core: $(VENV)/.built $(VENV)/.test ## The core, in one process: needs no launcher
+	$(RUN) python -m pytest tests/core $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.built ## Style of the Python files
+	$(BIN)/pip install --quiet ruff==0.14.8
+	$(BIN)/ruff check .
+
+.PHONY: patch-tree
+patch-tree: $(VENV)/.dependencies ## A git repository of the patched Horovod, in build/patch-tree
+	$(BIN)/python tools/patches.py tree build/patch-tree
+
+.PHONY: patch-refresh
+patch-refresh: $(VENV)/.dependencies ## Writes patches/ from the commits of build/patch-tree
+	$(BIN)/python tools/patches.py refresh build/patch-tree
+
+.PHONY: patch-check
+patch-check: $(VENV)/.dependencies ## The patches apply to the pristine Horovod, with headers
+	$(BIN)/python tools/patches.py check
+
+.PHONY: clean
+clean: ## Removes what was built (not the virtual environment)
+	rm -rf build dist *.egg-info results $(VENV)/.built
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "error: there is no python3 on the PATH"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  { echo "error: $(PYTHON) is not Python 3.11: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.dependencies: requirements/build.txt requirements/run.txt | $(BIN)/python
+	$(BIN)/pip install --quiet -r requirements/build.txt -r requirements/run.txt
+	@touch $@
+
+$(VENV)/.test: requirements/test.txt | $(VENV)/.dependencies
+	$(BIN)/pip install --quiet -r requirements/test.txt
+	@touch $@
+
+$(VENV)/.built: $(SOURCES) $(VENV)/.dependencies
+	$(BIN)/pip install --quiet --no-build-isolation --no-deps --force-reinstall .
+	@touch $@

@@ -1,0 +1,117 @@
+// Copyright 2026 The horovod-partial authors. Licensed under Apache-2.0.
+
+#ifndef HOROVOD_PARTIAL_CORE_DECIDE_H
+#define HOROVOD_PARTIAL_CORE_DECIDE_H
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "rank_set.h"
+#include "spec.h"
+
+namespace horovod_partial {
+
+// What one rank says of itself, for one group, in the exchange that all ranks
+// make in each cycle. The exchange is a bit-wise OR, in which each rank sets
+// bits of its own only, so a View holds a RankSet for each of these.
+enum class Say : uint8_t {
+  kVeto,     // "not yet": see Group::Vetoes
+  kReady,    // has a submission that waits for the next round
+  kExcused,  // cannot be waited for: its application waits itself, or is done
+  kDrifted,  // its replica may differ from the others
+  kMerged,   // and it drifted by merging rounds, which makes a heal due
+  kBlocked,  // its application is blocked on this very round
+  kHolds,    // its send buffer is not empty
+  kFlushing, // counts as having called flush(), all its rounds applied
+  kCaller,   // waits in flush() itself, not in join()
+  kApart,    // joined, ended or retired with no application that could heal
+  kRetired,  // its application is done with this group
+  kSynced,   // its application has done its part of the heal under way
+};
+constexpr int kSays = 12;
+
+// Between two rounds a group of replicas may have to heal.
+enum class Stage : uint8_t {
+  kRounds,   // no heal under way
+  kCheck,    // after a flush: hashes of the replicas are compared
+  kTransfer, // the root's replica goes to the others
+};
+
+// What every rank knows alike of one group after an exchange.
+struct View {
+  explicit View(int size);
+
+  const RankSet& operator[](Say say) const {
+    return sets[static_cast<int>(say)];
+  }
+  RankSet& operator[](Say say) { return sets[static_cast<int>(say)]; }
+
+  int size;
+  std::vector<RankSet> sets;
+  RankSet ended;
+  int64_t round = 0; // the next round's number
+  int64_t last_heal = 0;
+  Stage stage = Stage::kRounds;
+  RankSet participants; // of the heal under way
+  int root = 0;         // of the transfer under way
+};
+
+// Why nothing was started.
+enum class Reason : uint8_t {
+  kNone,
+  kNobodyReady,
+  kCommittee, // a committee member (majority: the initiator) is computing
+  kTooFew,    // first:K
+  kNotAll,    // full
+  kVeto,      // staleness bound, or a heal that is due
+  kHealing,   // the participants of a heal have not done their part yet
+};
+
+enum class Kind : uint8_t {
+  kWait,
+  kRound,
+  kFlush,
+  kCheck,
+  kTransfer,
+  kRemove, // all ranks are done with the group
+};
+
+struct Decision {
+  Kind kind = Kind::kWait;
+  RankSet active; // kRound
+  bool empty = false; // no rank contributes anything
+  bool heal = false;  // kRound: heal after it; kCheck: some rank has drifted
+  int root = 0;       // of the heal
+  RankSet participants;
+  Reason reason = Reason::kNone;
+  RankSet waited_for; // kWait
+
+  // "waits for rank 2 (initiator)", for people.
+  std::string ToString() const;
+};
+
+// Whether replicas are to be healed at the next chance.
+bool HealDue(const GroupSpec& spec, const View& view);
+
+// The round protocol. After each exchange every rank evaluates this function
+// on the same view and gets the same answer, so no message tells who starts
+// what:
+//
+//   a) A round starts when a rank is ready, no rank vetoes, and the policy is
+//      satisfied. Who is ready then is active; the others are passive.
+//   b) It heals when a heal is due and all ranks are active and blocked on it:
+//      then no application is between forward and backward.
+//   c) A flush starts when no rank is ready, every rank counts as having
+//      called it, and one did call it.
+//   d) After a flush, replicas are compared once every participant has handed
+//      in its hash; a transfer follows if they differ or one has drifted.
+//   e) No further round of the group starts while a heal is under way.
+//   f) A group goes away when every rank has retired from it or ended.
+//
+// Pure: state in, decision and reason out.
+Decision Decide(const GroupSpec& spec, const View& view);
+
+} // namespace horovod_partial
+
+#endif // HOROVOD_PARTIAL_CORE_DECIDE_H

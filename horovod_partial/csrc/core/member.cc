@@ -1,0 +1,428 @@
+// Copyright 2026 The horovod-partial authors. Licensed under Apache-2.0.
+
+#include "member.h"
+
+#include <algorithm>
+
+#include "wire.h"
+
+namespace horovod_partial {
+namespace {
+
+// The bits of an exchange, written or read one after the other.
+class BitWriter {
+public:
+  explicit BitWriter(size_t bits) : words_((bits + 63) / 64, 0) {}
+  void Put(bool bit) {
+    words_[at_ / 64] |= static_cast<uint64_t>(bit) << (at_ % 64);
+    ++at_;
+  }
+  void Skip(size_t bits) { at_ += bits; }
+  std::vector<uint64_t> Take() { return std::move(words_); }
+
+private:
+  std::vector<uint64_t> words_;
+  size_t at_ = 0;
+};
+
+class BitReader {
+public:
+  explicit BitReader(const std::vector<uint64_t>& words) : words_(words) {}
+  bool Get() {
+    const bool bit = (words_[at_ / 64] >> (at_ % 64)) & 1;
+    ++at_;
+    return bit;
+  }
+  RankSet GetSet(int size) {
+    RankSet set(size);
+    for (int rank = 0; rank < size; ++rank) {
+      if (Get()) {
+        set.Add(rank);
+      }
+    }
+    return set;
+  }
+
+private:
+  const std::vector<uint64_t>& words_;
+  size_t at_ = 0;
+};
+
+} // namespace
+
+Member::Member(int rank, int size) : rank_(rank), size_(size), ended_(size) {}
+
+std::shared_ptr<Group> Member::Find(const std::string& name) const {
+  for (const auto& group : groups_) {
+    if (group->spec().name == name) {
+      return group;
+    }
+  }
+  return nullptr;
+}
+
+const Decision& Member::LastDecision(const std::string& name) const {
+  static const Decision none;
+  auto found = last_.find(name);
+  return found == last_.end() ? none : found->second;
+}
+
+void Member::Ask(const std::string& name,
+                 std::shared_ptr<const GroupSpec> spec, Request request) {
+  auto group = Find(name);
+  const bool agrees = group && (!spec || Mismatch(group->spec(), 0, *spec,
+                                                  rank_).empty());
+  // A new group of an old one's name waits until the old one is gone.
+  if (group && agrees && (!group->retired() ||
+                          request.type == Request::kRetire)) {
+    group->Take(request, completed_);
+    return;
+  }
+  auto& held = held_[name];
+  if (request.type == Request::kRetire && sent_.count(name) == 0) {
+    held.push_back({spec, request});
+    RefuseHeld(name, "the group was given up before its first round");
+    completed_.back() = Completion();
+    completed_.back().ticket = request.ticket;
+    return;
+  }
+  for (const auto& other : held) {
+    if (other.request.type == Request::kSubmit &&
+        request.type == Request::kSubmit) {
+      Completion refusal;
+      refusal.ticket = request.ticket;
+      refusal.status = Completion::kDuplicate;
+      refusal.message = "group '" + name +
+                        "' has a submission outstanding on this rank: wait "
+                        "for it (synchronize) before the next one";
+      completed_.push_back(std::move(refusal));
+      return;
+    }
+  }
+  held.push_back({std::move(spec), std::move(request)});
+}
+
+std::string Member::NameOf(Ticket ticket) const {
+  for (const auto& group : groups_) {
+    if (group->Waits(ticket)) {
+      return group->spec().name;
+    }
+  }
+  for (const auto& entry : held_) {
+    for (const auto& held : entry.second) {
+      if (held.request.ticket == ticket) {
+        return entry.first;
+      }
+    }
+  }
+  return "";
+}
+
+bool Member::Announces(const std::string& name) const {
+  auto group = Find(name);
+  if (group && group->retired()) {
+    return false;
+  }
+  auto held = held_.find(name);
+  // A rank in join() listens to groups that it may never have heard of.
+  return held != held_.end() &&
+         std::any_of(held->second.begin(), held->second.end(),
+                     [](const Held& h) {
+                       return h.request.type == Request::kSubmit ||
+                              h.request.type == Request::kFlush;
+                     });
+}
+
+Standing Member::StandingFor(const Group& group) const {
+  Standing standing;
+  standing.joined = app_.joined;
+  standing.ended = app_.ended;
+  standing.elsewhere = app_.elsewhere;
+  for (const auto& wait : app_.waits) {
+    if (group.Waits(wait.ticket)) {
+      standing.waits = true;
+      standing.blocked = standing.blocked || wait.blocked;
+    } else if (!NameOf(wait.ticket).empty()) {
+      standing.elsewhere = true;
+    }
+  }
+  return standing;
+}
+
+std::vector<uint64_t> Member::Snapshot(const AppState& app) {
+  app_ = app;
+  BitWriter bits(1 + size_ + groups_.size() * kSays * size_);
+  bits.Put(std::any_of(held_.begin(), held_.end(), [this](const auto& entry) {
+    return Announces(entry.first);
+  }));
+  auto own = [&](bool value) {
+    bits.Skip(rank_);
+    bits.Put(value);
+    bits.Skip(size_ - rank_ - 1);
+  };
+  own(app.ended);
+  for (const auto& group : groups_) {
+    for (bool said : group->Speak(StandingFor(*group))) {
+      own(said);
+    }
+  }
+  return bits.Take();
+}
+
+void Member::Resolve(const std::vector<uint64_t>& words) {
+  actions_.clear();
+  BitReader bits(words);
+  registration_due_ = bits.Get();
+  ended_ = bits.GetSet(size_);
+  std::vector<std::string> removed;
+  for (const auto& group : groups_) {
+    View view(size_);
+    for (auto& set : view.sets) {
+      set = bits.GetSet(size_);
+    }
+    view.ended = ended_;
+    group->Complement(view);
+    group->Heed(view);
+    const std::string& name = group->spec().name;
+    Decision decision = Decide(group->spec(), view);
+    if (decision.kind == Kind::kRemove) {
+      removed.push_back(name);
+    } else if (decision.kind != Kind::kWait) {
+      actions_.push_back({group, decision});
+    }
+    views_.insert_or_assign(name, std::move(view));
+    last_.insert_or_assign(name, std::move(decision));
+  }
+  for (const auto& name : removed) {
+    Remove(name, "the group has ended on every rank");
+  }
+  OrderActions();
+}
+
+void Member::OrderActions() {
+  std::stable_sort(actions_.begin(), actions_.end(),
+                   [](const Action& a, const Action& b) {
+                     return (a.decision.kind == Kind::kRound) >
+                            (b.decision.kind == Kind::kRound);
+                   });
+}
+
+std::string Member::Announcements() {
+  WireWriter out;
+  std::set<std::string> waits;
+  for (const auto& wait : app_.waits) {
+    const std::string name = NameOf(wait.ticket);
+    if (!name.empty()) {
+      waits.insert(name);
+    }
+  }
+  out.Number(static_cast<uint8_t>(app_.joined || app_.ended));
+  out.Number(static_cast<uint8_t>(app_.elsewhere));
+  out.Number(static_cast<uint32_t>(waits.size()));
+  for (const auto& name : waits) {
+    out.String(name);
+  }
+  std::vector<std::string> names;
+  for (const auto& entry : held_) {
+    if (Announces(entry.first) && sent_.insert(entry.first).second) {
+      names.push_back(entry.first);
+    }
+  }
+  out.Number(static_cast<uint32_t>(names.size()));
+  for (const auto& name : names) {
+    bool submits = false;
+    std::shared_ptr<const GroupSpec> spec;
+    for (const auto& held : held_.at(name)) {
+      submits = submits || held.request.type == Request::kSubmit;
+      spec = spec ? spec : held.spec;
+    }
+    out.String(name);
+    out.Number(static_cast<uint8_t>(submits));
+    out.String(spec ? spec->Serialize() : "");
+  }
+  return out.Take();
+}
+
+void Member::Register(const std::vector<std::string>& messages) {
+  std::vector<Whereabouts> whereabouts(size_);
+  for (int rank = 0; rank < size_; ++rank) {
+    WireReader in(messages[rank]);
+    auto& where = whereabouts[rank];
+    where.gone = in.Choice(2) != 0;
+    where.elsewhere = in.Choice(2) != 0;
+    const uint32_t waits = in.Count(sizeof(uint32_t));
+    for (uint32_t i = 0; i < waits; ++i) {
+      where.waits.insert(in.String());
+    }
+    const uint32_t names = in.Count(2 * sizeof(uint32_t) + 1);
+    for (uint32_t i = 0; i < names; ++i) {
+      auto& announcements = announced_[in.String()];
+      announcements.resize(size_);
+      auto& announcement = announcements[rank];
+      announcement.made = true;
+      announcement.submits = in.Choice(2) != 0;
+      const std::string bytes = in.String();
+      if (!bytes.empty()) {
+        announcement.spec =
+            std::make_shared<const GroupSpec>(GroupSpec::Parse(bytes));
+      }
+    }
+    in.End();
+  }
+  for (auto entry = announced_.begin(); entry != announced_.end();) {
+    if (Settle(entry->first, entry->second, whereabouts)) {
+      entry = announced_.erase(entry);
+    } else {
+      ++entry;
+    }
+  }
+  OrderActions();
+}
+
+bool Member::Settle(const std::string& name,
+                    const std::vector<Announcement>& announcements,
+                    const std::vector<Whereabouts>& whereabouts) {
+  RankSet announcers(size_);
+  RankSet submitters(size_);
+  int first = -1; // the lowest rank with a spec
+  for (int rank = 0; rank < size_; ++rank) {
+    const auto& announcement = announcements[rank];
+    if (announcement.made) {
+      announcers.Add(rank);
+    }
+    if (announcement.submits) {
+      submitters.Add(rank);
+    }
+    if (announcement.spec && first < 0) {
+      first = rank;
+    }
+  }
+
+  auto failure = failures_.find(name);
+  if (failure != failures_.end()) {
+    const std::string message = failure->second.message;
+    Fail(name, message, failure->second.told | announcers);
+    return true;
+  }
+
+  auto group = Find(name);
+  if (group && !group->retired()) {
+    // A rank that comes later announces only what differs.
+    std::string message;
+    for (int rank = first; rank < size_ && message.empty(); ++rank) {
+      if (announcements[rank].spec) {
+        message = Mismatch(group->spec(), (RankSet::All(size_) - announcers)
+                                              .Lowest(),
+                           *announcements[rank].spec, rank);
+      }
+    }
+    const View& view = views_.at(name);
+    Fail(name, message,
+         announcers | view[Say::kReady] | view[Say::kCaller]);
+    return true;
+  }
+
+  for (int rank = first + 1; first >= 0 && rank < size_; ++rank) {
+    if (announcements[rank].spec) {
+      const std::string message =
+          Mismatch(*announcements[first].spec, first,
+                   *announcements[rank].spec, rank);
+      if (!message.empty()) {
+        Fail(name, message, announcers);
+        return true;
+      }
+    }
+  }
+
+  const bool full = first >= 0 && announcements[first].spec->policy.kind ==
+                                      PolicyKind::kFull;
+  bool all_gone = true;
+  for (int rank = 0; rank < size_; ++rank) {
+    if (announcers.Has(rank)) {
+      continue;
+    }
+    const auto& where = whereabouts[rank];
+    const bool waits = where.elsewhere || !where.waits.empty();
+    if (!where.gone && (full || !waits)) {
+      return false;
+    }
+    all_gone = all_gone && where.gone;
+  }
+  if (first < 0) {
+    if (!all_gone) {
+      return false; // a rank that waits may know the group
+    }
+    Fail(name, "there is no group '" + name + "': submit to it first",
+         announcers);
+    return true;
+  }
+  Create(name, *announcements[first].spec, submitters);
+  return true;
+}
+
+void Member::Create(const std::string& name, const GroupSpec& spec,
+                    const RankSet& submitters) {
+  auto group = std::make_shared<Group>(spec, rank_, size_);
+  groups_.push_back(group);
+  sent_.erase(name);
+  auto held = held_.find(name);
+  if (held != held_.end()) {
+    auto requests = std::move(held->second);
+    held_.erase(held);
+    for (auto& entry : requests) {
+      group->Take(entry.request, completed_);
+    }
+  }
+  if (!submitters.Empty()) {
+    Decision decision;
+    decision.kind = Kind::kRound;
+    decision.active = submitters;
+    decision.participants = RankSet::All(size_);
+    actions_.push_back({group, decision});
+  }
+}
+
+void Member::RefuseHeld(const std::string& name, const std::string& message) {
+  auto held = held_.find(name);
+  if (held != held_.end()) {
+    for (const auto& entry : held->second) {
+      Completion refusal;
+      refusal.ticket = entry.request.ticket;
+      refusal.status = Completion::kInvalid;
+      refusal.message = message;
+      completed_.push_back(std::move(refusal));
+    }
+    held_.erase(held);
+  }
+  sent_.erase(name);
+}
+
+void Member::Remove(const std::string& name, const std::string& message) {
+  auto group = Find(name);
+  if (group) {
+    group->Fail(Completion::kInvalid, message, completed_);
+    groups_.erase(std::find(groups_.begin(), groups_.end(), group));
+    actions_.erase(std::remove_if(actions_.begin(), actions_.end(),
+                                  [&](const Action& action) {
+                                    return action.group == group;
+                                  }),
+                   actions_.end());
+    views_.erase(name);
+    last_.erase(name);
+  }
+}
+
+void Member::Fail(const std::string& name, const std::string& message,
+                  RankSet told) {
+  Remove(name, message);
+  if (told.Has(rank_)) {
+    RefuseHeld(name, message);
+  }
+  if (told.Full()) {
+    failures_.erase(name);
+  } else {
+    failures_.insert_or_assign(name, Failure{message, std::move(told)});
+  }
+}
+
+} // namespace horovod_partial

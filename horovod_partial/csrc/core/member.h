@@ -1,0 +1,147 @@
+// Copyright 2026 The horovod-partial authors. Licensed under Apache-2.0.
+
+#ifndef HOROVOD_PARTIAL_CORE_MEMBER_H
+#define HOROVOD_PARTIAL_CORE_MEMBER_H
+
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "group.h"
+
+namespace horovod_partial {
+
+// Where a rank's application stands at the moment of a snapshot.
+struct AppState {
+  // It waits for something that is no request to this member (a synchronous
+  // operation, a group of another process set), or is inside excused().
+  bool elsewhere = false;
+  bool joined = false;
+  bool ended = false;
+  // Requests that it waits for. One that it only polled, and that said no,
+  // counts as a wait, but not as being blocked.
+  struct Wait {
+    Ticket ticket;
+    bool blocked;
+  };
+  std::vector<Wait> waits;
+};
+
+// What a cycle decided for one group, the same on every rank.
+struct Action {
+  std::shared_ptr<Group> group;
+  Decision decision;
+};
+
+// One rank's part in one process set: its groups, and the protocol between the
+// ranks. It belongs to one thread, which calls, in each cycle:
+//
+//   a) Request, for what the application asked since the last cycle, then
+//      Snapshot. The words are the rank's part of the exchange. What arrives
+//      later belongs to the next cycle.
+//   b) The bit-wise OR of all ranks' words, in whatever exchange the host
+//      makes.
+//   c) Resolve, with the result. Ranks know alike now whether some rank
+//      announces a group: then RegistrationDue() is true on all of them.
+//   d) If so, Announcements from every rank to every rank, and Register.
+//   e) For each of Actions(), in order, on every rank:
+//        round, flush: Group::Begin, the allreduce (unless empty), and
+//                      Group::Finish;
+//        check:        all ranks' Group::CheckHash, and Group::FinishCheck;
+//        transfer:     the root's Group::Offer to all, Group::FinishTransfer.
+//   f) Completed, for the answers to requests.
+//
+// Snapshots of different ranks need not be taken at the same time.
+class Member {
+public:
+  Member(int rank, int size);
+
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+
+  // Asks something of the group called spec->name. A flush of a group that
+  // this rank knows no spec of (by name only) has spec == nullptr.
+  void Ask(const std::string& name, std::shared_ptr<const GroupSpec> spec,
+           Request request);
+  std::vector<uint64_t> Snapshot(const AppState& app);
+  void Resolve(const std::vector<uint64_t>& words);
+  bool RegistrationDue() const { return registration_due_; }
+  std::string Announcements();
+  // `messages[r]` is what rank r announced. Throws std::runtime_error when one
+  // cannot be read.
+  void Register(const std::vector<std::string>& messages);
+  const std::vector<Action>& Actions() const { return actions_; }
+  std::vector<Completion>& Completed() { return completed_; }
+
+  // As of the last exchange.
+  const RankSet& ended() const { return ended_; }
+  // nullptr when there is no such group (yet).
+  std::shared_ptr<Group> Find(const std::string& name) const;
+  const std::vector<std::shared_ptr<Group>>& groups() const { return groups_; }
+  // Why the group's next round did not start in the last cycle.
+  const Decision& LastDecision(const std::string& name) const;
+
+private:
+  // An announcement that waits for others, as every rank knows it.
+  struct Announcement {
+    bool made = false;
+    bool submits = false;
+    std::shared_ptr<const GroupSpec> spec; // nullptr: by name only
+  };
+  // What a rank says of itself together with its announcements.
+  struct Whereabouts {
+    bool gone = false; // joined or ended
+    bool elsewhere = false;
+    std::set<std::string> waits; // for requests of these groups
+  };
+  // A request for a group that is not registered yet.
+  struct Held {
+    std::shared_ptr<const GroupSpec> spec;
+    Request request;
+  };
+  // A group whose announcements disagreed. Ranks that have not heard of it are
+  // told at their next request.
+  struct Failure {
+    std::string message;
+    RankSet told;
+  };
+
+  std::string NameOf(Ticket ticket) const;
+  bool Announces(const std::string& name) const;
+  Standing StandingFor(const Group& group) const;
+  // Looks at what has been announced under a name; true when that is settled,
+  // by a group or by an error.
+  bool Settle(const std::string& name,
+              const std::vector<Announcement>& announcements,
+              const std::vector<Whereabouts>& whereabouts);
+  void Create(const std::string& name, const GroupSpec& spec,
+              const RankSet& submitters);
+  void Fail(const std::string& name, const std::string& message,
+            RankSet told);
+  void Remove(const std::string& name, const std::string& message);
+  void RefuseHeld(const std::string& name, const std::string& message);
+  void OrderActions();
+
+  const int rank_;
+  const int size_;
+
+  std::vector<std::shared_ptr<Group>> groups_; // the same order on every rank
+  std::map<std::string, std::vector<Held>> held_;
+  std::set<std::string> sent_; // names that this rank has announced
+  std::map<std::string, std::vector<Announcement>> announced_;
+  std::map<std::string, Failure> failures_;
+
+  AppState app_;
+  RankSet ended_;
+  bool registration_due_ = false;
+  std::map<std::string, View> views_; // of the last exchange
+  std::map<std::string, Decision> last_;
+  std::vector<Action> actions_;
+  std::vector<Completion> completed_;
+};
+
+} // namespace horovod_partial
+
+#endif // HOROVOD_PARTIAL_CORE_MEMBER_H

@@ -1,0 +1,436 @@
+// Copyright 2026 The horovod-partial authors. Licensed under Apache-2.0.
+
+#include "coordinator.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <mutex>
+#include <stdexcept>
+
+#include "application.h"
+#include "horovod/common/controller.h"
+#include "horovod/common/logging.h"
+#include "horovod_partial/csrc/core/member.h"
+
+namespace horovod_partial {
+namespace glue {
+namespace {
+
+namespace hvd = horovod::common;
+using hvd::LogLevel; // for LOG
+using hvd::LogMessage;
+
+// Operations count elements in an int, and MPI counts bytes in one.
+constexpr int64_t kMostElements = int64_t{1} << 28;
+constexpr size_t kMostBytes = size_t{1} << 28;
+
+hvd::DataType HorovodType(DType storage) {
+  switch (storage) {
+  case DType::kFloat16:
+    return hvd::HOROVOD_FLOAT16;
+  case DType::kFloat64:
+    return hvd::HOROVOD_FLOAT64;
+  default:
+    return hvd::HOROVOD_FLOAT32;
+  }
+}
+
+// A part of one of our flat buffers, as Horovod's operations take it.
+class FlatTensor : public hvd::Tensor {
+public:
+  FlatTensor(const void* data, DType dtype, int64_t elements)
+      : data_(data), dtype_(dtype), elements_(elements) {}
+  const hvd::DataType dtype() const override { return HorovodType(dtype_); }
+  const hvd::TensorShape shape() const override {
+    return hvd::TensorShape({elements_});
+  }
+  const void* data() const override { return data_; }
+  int64_t size() const override { return elements_ * DTypeBytes(dtype_); }
+
+private:
+  const void* data_;
+  DType dtype_;
+  int64_t elements_;
+};
+
+// Every rank's message to every rank, by the bit-wise OR that any controller
+// has: a rank's part of the buffer is zero on the others.
+std::vector<std::string> GatherMessages(hvd::Controller& controller,
+                                        const std::string& message) {
+  const int size = controller.GetSize();
+  const int rank = controller.GetRank();
+  std::vector<long long> lengths(size, 0);
+  lengths[rank] = static_cast<long long>(message.size());
+  controller.CrossRankBitwiseOr(lengths, size);
+
+  constexpr size_t word = sizeof(long long);
+  std::vector<size_t> offsets;
+  size_t words = 0;
+  for (long long length : lengths) {
+    if (length < 0 || length > (1ll << 31)) {
+      throw std::runtime_error("an announcement of " + std::to_string(length) +
+                               " bytes cannot be");
+    }
+    offsets.push_back(words);
+    words += (length + word - 1) / word;
+  }
+  std::vector<long long> buffer(words, 0);
+  std::memcpy(buffer.data() + offsets[rank], message.data(), message.size());
+  if (words > 0) {
+    controller.CrossRankBitwiseOr(buffer, static_cast<int>(words));
+  }
+  std::vector<std::string> messages;
+  for (int r = 0; r < size; ++r) {
+    messages.emplace_back(
+        reinterpret_cast<const char*>(buffer.data() + offsets[r]), lengths[r]);
+  }
+  return messages;
+}
+
+std::vector<Hash> GatherHashes(hvd::Controller& controller, const Hash& hash) {
+  const int size = controller.GetSize();
+  std::vector<long long> words(2 * size, 0);
+  for (int i = 0; i < 2; ++i) {
+    words[2 * controller.GetRank() + i] = static_cast<long long>(hash[i]);
+  }
+  controller.CrossRankBitwiseOr(words, 2 * size);
+  std::vector<Hash> hashes(size);
+  for (int rank = 0; rank < size; ++rank) {
+    hashes[rank] = {static_cast<uint64_t>(words[2 * rank]),
+                    static_cast<uint64_t>(words[2 * rank + 1])};
+  }
+  return hashes;
+}
+
+std::shared_ptr<const std::string>
+BroadcastReplica(hvd::Controller& controller, int root,
+                 std::shared_ptr<const std::string> offered) {
+  uint64_t length = offered ? offered->size() : 0;
+  controller.Bcast(&length, sizeof(length), root, hvd::Communicator::GLOBAL);
+  auto replica = std::make_shared<std::string>();
+  if (controller.GetRank() == root) {
+    *replica = *offered;
+  } else {
+    replica->resize(length);
+  }
+  for (size_t at = 0; at < length; at += kMostBytes) {
+    controller.Bcast(&(*replica)[at], std::min<size_t>(kMostBytes, length - at),
+                     root, hvd::Communicator::GLOBAL);
+  }
+  return replica;
+}
+
+} // namespace
+
+const char* const Coordinator::kStatNames[] = {
+    "rounds",        "flushes",          "fresh",
+    "stale",         "null",             "late",
+    "merged",        "heals",            "pending",
+    "active_sum",    "max_staleness",    "staleness_sum",
+    "staleness_count", "holds",          "wait_seconds"};
+const int Coordinator::kStats =
+    sizeof(Coordinator::kStatNames) / sizeof(Coordinator::kStatNames[0]);
+
+struct Coordinator::Impl {
+  struct Asked {
+    std::string group;
+    std::shared_ptr<const GroupSpec> spec;
+    Request request;
+  };
+
+  // Requests since the last snapshot.
+  mutable std::mutex inbox_mutex;
+  std::vector<Asked> inbox;
+
+  // Guards the member against readers of statistics and checkpoints, who have
+  // to wait while a round is under way; only the background thread changes it.
+  mutable std::mutex member_mutex;
+  mutable std::condition_variable round_over;
+  bool in_round = false;
+  std::unique_ptr<Member> member;
+  std::vector<long long> bits;
+  std::atomic<int> ended{0};
+  std::atomic<bool> all_ended{false};
+  bool self_ended = false;
+
+  void Deliver() {
+    std::vector<Completion> completed;
+    completed.swap(member->Completed());
+    Application::Get().Deliver(std::move(completed));
+  }
+
+  void Perform(const Action& action, hvd::Controller& controller,
+               int process_set_id, const Coordinator::Perform& perform);
+  void Reduce(const Action& action, const Group::Work& work,
+              int process_set_id, const Coordinator::Perform& perform);
+};
+
+Coordinator::Coordinator() : impl_(new Impl) {}
+
+Coordinator::~Coordinator() { Application::Get().Forget(this); }
+
+std::vector<long long>&
+Coordinator::Snapshot(const hvd::Controller& controller, bool joined,
+                      bool quiet) {
+  auto& impl = *impl_;
+  auto& application = Application::Get();
+  // Where the application stands is read first: what it asked by then is in
+  // the inbox.
+  AppState app = application.StateFor(this);
+  app.joined = joined;
+  // Who has operations outstanding has not ended: they may still complete.
+  app.ended = app.ended && quiet;
+  impl.self_ended = app.ended;
+  auto returned = application.TakeReturned(this);
+
+  std::vector<Impl::Asked> inbox;
+  {
+    std::lock_guard<std::mutex> guard(impl.inbox_mutex);
+    inbox.swap(impl.inbox);
+  }
+  std::lock_guard<std::mutex> guard(impl.member_mutex);
+  returned.clear();
+  if (!impl.member) {
+    impl.member.reset(new Member(controller.GetRank(), controller.GetSize()));
+  }
+  for (auto& asked : inbox) {
+    impl.member->Ask(asked.group, asked.spec, std::move(asked.request));
+  }
+  const auto words = impl.member->Snapshot(app);
+  impl.Deliver();
+  // An OR over the ranks is an AND over inverted bits.
+  impl.bits.resize(words.size());
+  for (size_t i = 0; i < words.size(); ++i) {
+    impl.bits[i] = static_cast<long long>(~words[i]);
+  }
+  return impl.bits;
+}
+
+void Coordinator::Resolve() {
+  auto& impl = *impl_;
+  std::vector<uint64_t> words(impl.bits.size());
+  for (size_t i = 0; i < words.size(); ++i) {
+    words[i] = ~static_cast<uint64_t>(impl.bits[i]);
+  }
+  std::lock_guard<std::mutex> guard(impl.member_mutex);
+  impl.member->Resolve(words);
+  impl.Deliver();
+  impl.ended = impl.member->ended().Count();
+  impl.all_ended = impl.member->ended().Full();
+}
+
+void Coordinator::Execute(hvd::Controller& controller, int process_set_id,
+                          const Coordinator::Perform& perform) {
+  auto& impl = *impl_;
+  Member& member = *impl.member;
+  if (member.RegistrationDue()) {
+    std::string message;
+    {
+      std::lock_guard<std::mutex> guard(impl.member_mutex);
+      message = member.Announcements();
+    }
+    const auto messages = GatherMessages(controller, message);
+    std::lock_guard<std::mutex> guard(impl.member_mutex);
+    member.Register(messages);
+    impl.Deliver();
+  }
+  for (const auto& action : member.Actions()) {
+    LOG(TRACE, controller.GetRank())
+        << "Partial group " << action.group->spec().name << ": "
+        << action.decision.ToString();
+    impl.Perform(action, controller, process_set_id, perform);
+  }
+}
+
+void Coordinator::Impl::Perform(const Action& action,
+                                hvd::Controller& controller,
+                                int process_set_id,
+                                const Coordinator::Perform& perform) {
+  Group& group = *action.group;
+  auto& done = member->Completed();
+  switch (action.decision.kind) {
+  case Kind::kRound:
+  case Kind::kFlush: {
+    Group::Work work;
+    {
+      std::lock_guard<std::mutex> guard(member_mutex);
+      in_round = true;
+      work = group.Begin(action.decision);
+    }
+    if (!action.decision.empty) {
+      Reduce(action, work, process_set_id, perform);
+    }
+    work.result.reset();
+    std::lock_guard<std::mutex> guard(member_mutex);
+    group.Finish(action.decision, done);
+    in_round = false;
+    round_over.notify_all();
+    Deliver();
+    return;
+  }
+  case Kind::kCheck: {
+    const auto hashes = GatherHashes(controller, group.CheckHash());
+    std::lock_guard<std::mutex> guard(member_mutex);
+    group.FinishCheck(action.decision, hashes, done);
+    Deliver();
+    return;
+  }
+  case Kind::kTransfer: {
+    auto replica =
+        BroadcastReplica(controller, action.decision.root, group.Offer());
+    std::lock_guard<std::mutex> guard(member_mutex);
+    group.FinishTransfer(action.decision, std::move(replica), done);
+    Deliver();
+    return;
+  }
+  case Kind::kWait:
+  case Kind::kRemove:
+    return;
+  }
+}
+
+void Coordinator::Impl::Reduce(const Action& action, const Group::Work& work,
+                               int process_set_id,
+                               const Coordinator::Perform& perform) {
+  const GroupSpec& spec = action.group->spec();
+  const Layout& layout = action.group->layout();
+  for (int b = 0; b < layout.buffers(); ++b) {
+    const DType storage = layout.storage(b);
+    const int64_t bytes = DTypeBytes(storage);
+    auto* from = static_cast<const char*>(work.contribution->data(b));
+    auto* to = static_cast<char*>(work.result->data(b));
+    for (int64_t at = 0; at < layout.elements(b); at += kMostElements) {
+      const int64_t elements =
+          std::min(kMostElements, layout.elements(b) - at);
+      hvd::TensorTableEntry entry;
+      entry.tensor_name = "partial." + spec.name;
+      entry.tensor =
+          std::make_shared<FlatTensor>(from + at * bytes, storage, elements);
+      entry.output =
+          std::make_shared<FlatTensor>(to + at * bytes, storage, elements);
+      entry.process_set_id = process_set_id;
+      hvd::Response response;
+      response.set_response_type(hvd::Response::ALLREDUCE);
+      response.add_tensor_name(entry.tensor_name);
+      response.add_tensor_size(elements);
+      response.set_tensor_type(HorovodType(storage));
+      response.set_devices(
+          std::vector<int32_t>(member->size(), CPU_DEVICE_ID));
+      response.set_prescale_factor(spec.prescale);
+      response.set_postscale_factor(spec.postscale);
+      response.set_reduce_op(spec.op == ReduceOp::kAverage
+                                 ? hvd::ReduceOp::AVERAGE
+                                 : hvd::ReduceOp::SUM);
+      perform(entry, response);
+    }
+  }
+}
+
+void Coordinator::Finalize(const std::string& message) {
+  auto& impl = *impl_;
+  {
+    std::lock_guard<std::mutex> guard(impl.inbox_mutex);
+    impl.inbox.clear();
+  }
+  auto& application = Application::Get();
+  std::vector<Completion> failures;
+  for (Ticket ticket : application.Unanswered(this)) {
+    Completion failure;
+    failure.ticket = ticket;
+    failure.status = Completion::kAborted;
+    failure.message = message;
+    failures.push_back(std::move(failure));
+  }
+  application.Deliver(std::move(failures));
+  application.TakeReturned(this);
+  application.SetEnded(false);
+  std::lock_guard<std::mutex> guard(impl.member_mutex);
+  std::vector<std::string> left;
+  if (impl.member) {
+    for (const auto& group : impl.member->groups()) {
+      if (group->holds()) {
+        left.push_back(group->spec().name);
+      }
+    }
+  }
+  application.SetLeft(std::move(left));
+  impl.in_round = false;
+  impl.round_over.notify_all();
+  impl.member.reset();
+  impl.ended = 0;
+  impl.all_ended = false;
+  impl.self_ended = false;
+}
+
+int Coordinator::ended_count() const { return impl_->ended; }
+bool Coordinator::this_rank_ended() const { return impl_->self_ended; }
+bool Coordinator::some_ended() const { return impl_->ended > 0; }
+bool Coordinator::all_ended() const { return impl_->all_ended; }
+
+Ticket Coordinator::Ask(const std::string& group,
+                        std::shared_ptr<const GroupSpec> spec, Request request,
+                        const std::function<bool()>& alive) {
+  auto& impl = *impl_;
+  std::lock_guard<std::mutex> guard(impl.inbox_mutex);
+  if (!alive()) {
+    throw std::runtime_error(hvd::SHUT_DOWN_ERROR.reason());
+  }
+  request.ticket = Application::Get().Open(
+      this, group, request.type == Request::kSubmit);
+  const Ticket ticket = request.ticket;
+  impl.inbox.push_back({group, std::move(spec), std::move(request)});
+  return ticket;
+}
+
+bool Coordinator::Stats(const std::string& name,
+                        std::vector<double>* values) const {
+  std::lock_guard<std::mutex> guard(impl_->member_mutex);
+  auto group = impl_->member ? impl_->member->Find(name) : nullptr;
+  if (!group) {
+    return false;
+  }
+  const auto& s = group->stats();
+  *values = {static_cast<double>(s.rounds),
+             static_cast<double>(s.flushes),
+             static_cast<double>(s.fresh),
+             static_cast<double>(s.stale),
+             static_cast<double>(s.null),
+             static_cast<double>(s.late),
+             static_cast<double>(s.merged),
+             static_cast<double>(s.heals),
+             static_cast<double>(group->pending()),
+             static_cast<double>(s.active_sum),
+             static_cast<double>(s.largest_staleness),
+             static_cast<double>(s.staleness_sum),
+             static_cast<double>(s.staleness_count),
+             group->holds() ? 1.0 : 0.0,
+             Application::Get().WaitSeconds(this, name)};
+  return true;
+}
+
+std::shared_ptr<const GroupSpec>
+Coordinator::SpecOf(const std::string& name) const {
+  std::lock_guard<std::mutex> guard(impl_->member_mutex);
+  auto group = impl_->member ? impl_->member->Find(name) : nullptr;
+  return group ? std::make_shared<const GroupSpec>(group->spec()) : nullptr;
+}
+
+bool Coordinator::Save(const std::string& name, Saved* saved) const {
+  std::unique_lock<std::mutex> lock(impl_->member_mutex);
+  impl_->round_over.wait(lock, [this] { return !impl_->in_round; });
+  auto group = impl_->member ? impl_->member->Find(name) : nullptr;
+  if (!group) {
+    return false;
+  }
+  saved->drifted = group->drifted();
+  saved->send_buffer = group->holds() ? group->send_buffer().Save() : "";
+  for (const auto& round : group->receive_queue()) {
+    saved->pending.push_back(
+        {round->index, round->count, round->empty, round->result->Save()});
+  }
+  return true;
+}
+
+} // namespace glue
+} // namespace horovod_partial

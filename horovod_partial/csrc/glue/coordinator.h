@@ -1,0 +1,103 @@
+// Copyright 2026 The horovod-partial authors. Licensed under Apache-2.0.
+
+#ifndef HOROVOD_PARTIAL_GLUE_COORDINATOR_H
+#define HOROVOD_PARTIAL_GLUE_COORDINATOR_H
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+// The only header of ours that Horovod's headers include: it must not include
+// any of theirs.
+
+namespace horovod {
+namespace common {
+class Controller;
+class Response;
+struct TensorTableEntry;
+} // namespace common
+} // namespace horovod
+
+namespace horovod_partial {
+
+struct Request;
+struct GroupSpec;
+using Ticket = uint64_t;
+
+namespace glue {
+
+// The partial collectives of one process set: carries a core::Member through
+// Horovod's cycle. Decides nothing.
+//
+// The background thread calls, in each cycle and in this order:
+//   Snapshot   before the exchange that all ranks make;
+//   Resolve    with what the exchange gave;
+//   Execute    after ComputeResponseList, unless Horovod shuts down.
+// Application threads call the rest.
+class Coordinator {
+public:
+  // Runs an operation of Horovod's on tensors of ours; throws on failure.
+  using Perform = std::function<void(horovod::common::TensorTableEntry&,
+                                     const horovod::common::Response&)>;
+
+  Coordinator();
+  ~Coordinator();
+  Coordinator(const Coordinator&) = delete;
+
+  // `quiet`: no synchronous operation is outstanding on this rank. The bits
+  // are in a form that a bit-wise AND over the ranks combines.
+  std::vector<long long>& Snapshot(const horovod::common::Controller& controller,
+                                   bool joined, bool quiet);
+  void Resolve();
+  void Execute(horovod::common::Controller& controller, int process_set_id,
+               const Perform& perform);
+  // The process set goes away: requests fail with `message`.
+  void Finalize(const std::string& message);
+
+  // As of the last exchange, for the background thread: ranks that have ended.
+  int ended_count() const;
+  bool this_rank_ended() const;
+
+  // Whether some rank, or every rank, has ended. For any thread.
+  bool some_ended() const;
+  bool all_ended() const;
+
+  // Hands a request to the background thread; `alive` says whether there is
+  // one. Throws std::runtime_error when there is none.
+  Ticket Ask(const std::string& group, std::shared_ptr<const GroupSpec> spec,
+             Request request, const std::function<bool()>& alive);
+
+  // Numbers of a group in the order of kStatNames; false when it is not known.
+  bool Stats(const std::string& group, std::vector<double>* values) const;
+  static const char* const kStatNames[];
+  static const int kStats;
+
+  // What the ranks have registered; nullptr when the group is not known.
+  std::shared_ptr<const GroupSpec> SpecOf(const std::string& group) const;
+
+  // What a checkpoint needs of a group, between two rounds: the send buffer
+  // (empty if it holds nothing) and copies of the pending rounds.
+  struct Saved {
+    std::string send_buffer;
+    bool drifted = false;
+    struct Pending {
+      int64_t index;
+      int64_t count;
+      bool empty;
+      std::string result;
+    };
+    std::vector<Pending> pending;
+  };
+  bool Save(const std::string& group, Saved* saved) const;
+
+private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+} // namespace glue
+} // namespace horovod_partial
+
+#endif // HOROVOD_PARTIAL_GLUE_COORDINATOR_H

@@ -1,0 +1,340 @@
+// Copyright 2026 The horovod-partial authors. Licensed under Apache-2.0.
+
+// The core without Horovod, for Python: what a policy's string means, and the
+// simulation. horovod_partial._core
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "../core/decide.h"
+#include "../core/group.h"
+#include "../core/policy.h"
+#include "../sim/simulation.h"
+
+namespace py = pybind11;
+using namespace horovod_partial;
+
+namespace {
+
+const char* KindName(PolicyKind kind) {
+  static const char* names[] = {"solo", "majority", "quorum", "first", "full"};
+  return names[static_cast<int>(kind)];
+}
+
+std::pair<std::string, int> ParsePolicyForPython(const std::string& text) {
+  const Policy policy = ParsePolicy(text);
+  return {KindName(policy.kind), policy.k};
+}
+
+RankSet SetOf(const std::vector<int>& ranks, int size) {
+  RankSet set(size);
+  for (int rank : ranks) {
+    if (rank < 0 || rank >= size) {
+      throw std::invalid_argument("rank " + std::to_string(rank) +
+                                  " is not below " + std::to_string(size));
+    }
+    set.Add(rank);
+  }
+  return set;
+}
+
+// decide(policy=, size=, ready=[...], ...): one decision of the round protocol.
+py::dict DecideForPython(const std::string& policy, int size,
+                         const std::map<std::string, std::vector<int>>& says,
+                         const std::vector<int>& ended, int64_t round,
+                         int64_t last_heal, int64_t resync_every, bool heals,
+                         uint64_t seed) {
+  static const char* names[kSays] = {
+      "veto",     "ready",  "excused", "drifted", "merged",  "blocked",
+      "holds",    "flushing", "caller", "apart",   "retired", "synced"};
+  GroupSpec spec;
+  spec.name = "group";
+  spec.policy = ParsePolicy(policy);
+  spec.seed = seed;
+  spec.resync_every = resync_every;
+  spec.heals = heals;
+  View view(size);
+  for (const auto& entry : says) {
+    int which = 0;
+    while (which < kSays && entry.first != names[which]) {
+      ++which;
+    }
+    if (which == kSays) {
+      throw std::invalid_argument("nothing is called '" + entry.first + "'");
+    }
+    view[static_cast<Say>(which)] = SetOf(entry.second, size);
+  }
+  view.ended = SetOf(ended, size);
+  view.round = round;
+  view.last_heal = last_heal;
+  const Decision decision = Decide(spec, view);
+  static const char* kinds[] = {"wait",  "round",    "flush",
+                                "check", "transfer", "remove"};
+  py::dict result;
+  result["kind"] = kinds[static_cast<int>(decision.kind)];
+  result["active"] = decision.active.ToVector();
+  result["empty"] = decision.empty;
+  result["heal"] = decision.heal;
+  result["root"] = decision.root;
+  result["waited_for"] = decision.waited_for.ToVector();
+  result["text"] = decision.ToString();
+  return result;
+}
+
+// A group on one rank, with float64 tensors: how it counts, merges, catches up.
+class LoneGroup {
+public:
+  LoneGroup(int rank, int size, int elements, const std::string& policy,
+            int64_t bound, const std::string& catch_up)
+      : elements_(elements), group_(Spec(elements, policy, bound, catch_up),
+                                    rank, size),
+        size_(size) {}
+
+  // The rounds that come back at once, when it is late.
+  py::list Submit(std::vector<double> values) {
+    Request request;
+    request.ticket = ++ticket_;
+    request.tensors = {values.data()};
+    std::vector<Completion> done;
+    group_.Take(request, done);
+    return Rounds(done);
+  }
+
+  // A round with these ranks active, in which the others contribute `others`.
+  py::list Round(const std::vector<int>& active,
+                 const std::vector<double>& others) {
+    Decision decision;
+    decision.kind = Kind::kRound;
+    decision.active = SetOf(active, size_);
+    decision.participants = RankSet::All(size_);
+    auto work = group_.Begin(decision);
+    std::vector<double> sum(elements_);
+    work.contribution->CopyOut({sum.data()});
+    for (int i = 0; i < elements_; ++i) {
+      sum[i] += others.at(i);
+    }
+    work.result->CopyIn({sum.data()});
+    work.result.reset();
+    std::vector<Completion> done;
+    group_.Finish(decision, done);
+    return Rounds(done);
+  }
+
+  std::vector<double> SendBuffer() const {
+    std::vector<double> values(elements_, 0.0);
+    if (group_.holds()) {
+      group_.send_buffer().CopyOut({values.data()});
+    }
+    return values;
+  }
+  int64_t Pending() const { return group_.pending(); }
+  int64_t Entries() const {
+    return static_cast<int64_t>(group_.receive_queue().size());
+  }
+  bool Drifted() const { return group_.drifted(); }
+  bool Says(int what, bool elsewhere, bool joined, bool ended) const {
+    Standing standing;
+    standing.elsewhere = elsewhere;
+    standing.joined = joined;
+    standing.ended = ended;
+    return group_.Speak(standing).at(what);
+  }
+
+private:
+  static GroupSpec Spec(int elements, const std::string& policy, int64_t bound,
+                        const std::string& catch_up) {
+    GroupSpec spec;
+    spec.name = "group";
+    spec.tensors = {{"values", DType::kFloat64, {elements}}};
+    spec.op = ReduceOp::kSum;
+    spec.policy = ParsePolicy(policy);
+    spec.staleness_bound = bound;
+    spec.catch_up = ParseCatchUp(catch_up);
+    spec.Validate();
+    return spec;
+  }
+
+  py::list Rounds(const std::vector<Completion>& done) const {
+    py::list list;
+    for (const auto& completion : done) {
+      if (completion.status != Completion::kOk) {
+        throw std::invalid_argument(completion.message);
+      }
+      for (const auto& round : completion.rounds) {
+        std::vector<double> values(elements_);
+        round->result->CopyOut({values.data()});
+        list.append(py::make_tuple(round->index, round->count, round->active,
+                                   values));
+      }
+    }
+    return list;
+  }
+
+  const int elements_;
+  Group group_;
+  const int size_;
+  Ticket ticket_ = 0;
+};
+
+template <typename From, typename To>
+void Convert(DType dtype, const std::vector<From>& from, std::vector<To>* sum,
+             const std::vector<From>& more) {
+  auto layout = std::make_shared<const Layout>(std::vector<TensorSpec>{
+      {"t", dtype, {static_cast<int64_t>(from.size())}}});
+  Buffers buffers(layout);
+  buffers.CopyIn({from.data()});
+  buffers.AddIn({more.data()});
+  sum->resize(from.size());
+  buffers.CopyOut({sum->data()});
+}
+
+// The sum of two arrays of 16-bit floats, given and returned as their bits.
+std::vector<uint16_t> AddSixteenBits(const std::string& dtype,
+                                     const std::vector<uint16_t>& a,
+                                     const std::vector<uint16_t>& b) {
+  std::vector<uint16_t> sum;
+  Convert(dtype == "bfloat16" ? DType::kBFloat16 : DType::kFloat16, a, &sum,
+          b);
+  return sum;
+}
+
+} // namespace
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "The core of horovod_partial, without Horovod.";
+
+  m.def("parse_policy", &ParsePolicyForPython, py::arg("text"),
+        "The kind and the K of a policy's string; ValueError for a wrong one.");
+  m.def("check_catch_up", [](const std::string& text) { ParseCatchUp(text); },
+        py::arg("text"), "ValueError unless it is a catch_up.");
+  m.def(
+      "draw_committee",
+      [](uint64_t seed, const std::string& group, int64_t round, int k,
+         int size) { return DrawCommittee(seed, group, round, k, size).ToVector(); },
+      py::arg("seed"), py::arg("group"), py::arg("round"), py::arg("k"),
+      py::arg("size"), "The ranks of a round's committee, ascending.");
+  m.def("decide", &DecideForPython, py::arg("policy"), py::arg("size"),
+        py::arg("says"), py::arg("ended") = std::vector<int>(),
+        py::arg("round") = 0, py::arg("last_heal") = 0,
+        py::arg("resync_every") = 0, py::arg("heals") = false,
+        py::arg("seed") = 0,
+        "What the ranks decide when `says` maps veto, ready, excused, ... to "
+        "the ranks that say so.");
+  m.def("add_sixteen_bits", &AddSixteenBits, py::arg("dtype"), py::arg("a"),
+        py::arg("b"),
+        "The sum of two arrays of float16 or bfloat16, as bits.");
+  m.def(
+      "parse_group",
+      [](const py::bytes& bytes) {
+        return GroupSpec::Parse(bytes).name;
+      },
+      py::arg("announcement"),
+      "The name in an announcement as it comes over the wire; RuntimeError or "
+      "ValueError when it cannot be read.");
+  m.def(
+      "serialize_group",
+      [](const std::string& name, const std::vector<std::vector<int64_t>>& shapes,
+         const std::string& policy) {
+        GroupSpec spec;
+        spec.name = name;
+        spec.policy = ParsePolicy(policy);
+        for (const auto& shape : shapes) {
+          spec.tensors.push_back(
+              {"t" + std::to_string(spec.tensors.size()), DType::kFloat32,
+               shape});
+        }
+        return py::bytes(spec.Serialize());
+      },
+      py::arg("name"), py::arg("shapes"), py::arg("policy"),
+      "An announcement as it goes over the wire.");
+
+  py::class_<LoneGroup>(m, "Group")
+      .def(py::init<int, int, int, const std::string&, int64_t,
+                    const std::string&>(),
+           py::arg("rank"), py::arg("size"), py::arg("elements") = 1,
+           py::arg("policy") = "solo", py::arg("staleness_bound") = 8,
+           py::arg("catch_up") = "replay")
+      .def("submit", &LoneGroup::Submit, py::arg("values"))
+      .def("round", &LoneGroup::Round, py::arg("active"), py::arg("others"))
+      .def_property_readonly("send_buffer", &LoneGroup::SendBuffer)
+      .def_property_readonly("pending", &LoneGroup::Pending)
+      .def_property_readonly("entries", &LoneGroup::Entries)
+      .def_property_readonly("drifted", &LoneGroup::Drifted)
+      .def(
+          "vetoes",
+          [](const LoneGroup& group, bool elsewhere, bool joined, bool ended) {
+            return group.Says(static_cast<int>(Say::kVeto), elsewhere, joined,
+                              ended);
+          },
+          py::arg("elsewhere") = false, py::arg("joined") = false,
+          py::arg("ended") = false);
+
+  auto simulation = m.def_submodule("simulation");
+  py::class_<sim::Outcome>(simulation, "Outcome")
+      .def_readonly("violation", &sim::Outcome::violation)
+      .def_readonly("cycles", &sim::Outcome::cycles)
+      .def_readonly("rounds", &sim::Outcome::rounds)
+      .def_readonly("flushes", &sim::Outcome::flushes)
+      .def_readonly("late", &sim::Outcome::late)
+      .def_readonly("merged", &sim::Outcome::merged)
+      .def_readonly("heals", &sim::Outcome::heals)
+      .def_readonly("mean_active", &sim::Outcome::mean_active);
+  py::class_<sim::GroupSetting>(simulation, "Group")
+      .def(py::init([](const std::string& name, const std::string& policy,
+                       int bound, const std::string& catch_up,
+                       int resync_every, bool heals) {
+             return sim::GroupSetting{name,     policy,       bound,
+                                      catch_up, resync_every, heals};
+           }),
+           py::arg("name"), py::arg("policy") = "majority",
+           py::arg("staleness_bound") = 8, py::arg("catch_up") = "replay",
+           py::arg("resync_every") = 0, py::arg("heals") = true);
+  py::enum_<sim::Fault>(simulation, "Fault")
+      .value("NONE", sim::Fault::kNone)
+      .value("LOSE_STALE", sim::Fault::kLoseStale)
+      .value("DOUBLE_COUNT", sim::Fault::kDoubleCount)
+      .value("MISSING_EXCUSE", sim::Fault::kMissingExcuse)
+      .value("IGNORE_BOUND", sim::Fault::kIgnoreBound);
+  simulation.def(
+      "run",
+      [](const std::vector<sim::GroupSetting>& groups,
+         const std::vector<std::string>& programs, uint64_t seed,
+         sim::Fault fault) {
+        sim::Setting setting;
+        setting.size = static_cast<int>(programs.size());
+        setting.seed = seed;
+        setting.groups = groups;
+        setting.fault = fault;
+        for (const auto& program : programs) {
+          std::vector<std::string> words;
+          std::istringstream in(program);
+          for (std::string word; in >> word;) {
+            words.push_back(word);
+          }
+          setting.programs.push_back(sim::ParseProgram(words));
+        }
+        return sim::Run(setting);
+      },
+      py::arg("groups"), py::arg("programs"), py::arg("seed") = 0,
+      py::arg("fault") = sim::Fault::kNone,
+      "One schedule: programs as 'step:A sync:S', one per rank; the seed draws "
+      "the interleaving.");
+  simulation.def(
+      "run_random",
+      [](uint64_t seed, int max_size, sim::Fault fault) {
+        auto setting = sim::RandomSetting(seed, max_size);
+        setting.fault = fault;
+        return sim::Run(setting);
+      },
+      py::arg("seed"), py::arg("max_size") = 16,
+      py::arg("fault") = sim::Fault::kNone,
+      py::call_guard<py::gil_scoped_release>(),
+      "A schedule of which the seed draws everything.");
+  simulation.def(
+      "describe",
+      [](uint64_t seed, int max_size) {
+        return sim::Describe(sim::RandomSetting(seed, max_size));
+      },
+      py::arg("seed"), py::arg("max_size") = 16,
+      "What run_random runs for this seed.");
+}

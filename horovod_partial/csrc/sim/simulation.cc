@@ -1,0 +1,1039 @@
+// Copyright 2026 The horovod-partial authors. Licensed under Apache-2.0.
+
+#include "simulation.h"
+
+#include <algorithm>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <random>
+#include <set>
+#include <sstream>
+#include <stdexcept>
+
+#include "../core/member.h"
+#include "task.h"
+
+namespace horovod_partial {
+namespace sim {
+namespace {
+
+constexpr int kElements = 2;
+constexpr int64_t kMostCycles = 200000;
+// Cycles in which nothing at all happens, after which nothing ever will: the
+// longest chain of "as of the last exchange" is shorter.
+constexpr int kIdleCycles = 6;
+
+struct Violation : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+using Values = std::array<double, kElements>;
+
+// Reproducible on every machine, which std::uniform_int_distribution is not.
+class Random {
+public:
+  explicit Random(uint64_t seed) : engine_(seed) {}
+  int Below(int limit) { return static_cast<int>(engine_() % limit); }
+  bool Chance(int percent) { return Below(100) < percent; }
+
+private:
+  std::mt19937_64 engine_;
+};
+
+Values ValuesOf(const Buffers& buffers) {
+  Values values;
+  buffers.CopyOut({values.data()});
+  return values;
+}
+
+uint64_t Scramble(uint64_t state, const Values& values) {
+  for (double value : values) {
+    uint64_t bits;
+    std::memcpy(&bits, &value, sizeof(bits));
+    state = (state ^ bits) * 0x9e3779b97f4a7c15ull;
+    state ^= state >> 29;
+  }
+  return state;
+}
+
+// What has been executed in one group, as the network saw it.
+struct GroupLog {
+  GroupSetting setting;
+  std::shared_ptr<const GroupSpec> spec;
+  Values submitted{};
+  std::vector<Values> results;  // per round
+  std::vector<uint64_t> states; // replica after each flush, by round; 0: none
+  int64_t flushes = 0;
+  int64_t active_sum = 0;
+};
+
+class World;
+
+// One rank: its member, which the simulated background thread drives, and its
+// application.
+class Rank {
+public:
+  Rank(World& world, int rank, int size, const std::vector<Op>& program)
+      : world_(world), rank_(rank), member(rank, size), program_(program) {
+    main_ = Main();
+    resume_ = main_.handle();
+  }
+
+  bool Runnable() const { return !main_.done() && (!until_ || until_()); }
+  bool Finished() const { return main_.done(); }
+  void RunOnce() {
+    until_ = nullptr;
+    auto handle = resume_;
+    handle.resume();
+    main_.Rethrow();
+  }
+
+  void TakeSnapshot();
+  void Deliver();
+  std::string Where() const { return where_; }
+
+  // What the background thread knows.
+  std::vector<uint64_t> words;
+  std::set<std::string> sync_sent; // synchronous operations submitted
+  bool joined = false;
+  size_t next_action = 0;
+
+  // What it tells the application.
+  std::set<std::string> sync_done;
+  bool join_done = false;
+
+  std::map<std::string, int64_t> expected; // next round that has to be seen
+  std::map<std::string, int64_t> at_snapshot; // pending rounds per group
+
+private:
+  struct Suspend {
+    Rank& rank;
+    bool await_ready() const noexcept { return false; }
+    void await_suspend(std::coroutine_handle<> self) { rank.resume_ = self; }
+    void await_resume() const noexcept {}
+  };
+
+  // Goes on when `until` holds; a turn of computing without it.
+  Suspend Until(std::function<bool()> until, std::string where) {
+    until_ = std::move(until);
+    where_ = std::move(where);
+    return {*this};
+  }
+
+  Ticket Ask(const std::string& name, Request request);
+  bool Done(Ticket ticket) const { return answers_.count(ticket) != 0; }
+  Task Await(Ticket ticket, bool blocked, std::string where);
+  Task Main();
+  Task Flush(std::string name);
+  Task Join();
+  Task Collect(std::string name, bool blocked);
+  Task Compare(std::string name, int64_t round);
+  Task Transfer(std::string name, int root);
+  void Apply(const std::string& name,
+             const std::vector<std::shared_ptr<Round>>& rounds);
+
+  World& world_;
+  const int rank_;
+
+public:
+  Member member;
+
+private:
+  const std::vector<Op> program_;
+  Task main_;
+  std::coroutine_handle<> resume_;
+  std::function<bool()> until_;
+  std::string where_ = "starts";
+
+  // Asked since the last snapshot.
+  struct Asked {
+    std::string name;
+    Request request;
+  };
+  std::vector<Asked> inbox_;
+  std::vector<std::string> sync_inbox_;
+  bool join_inbox_ = false;
+
+  // What the application waits for.
+  std::vector<AppState::Wait> waits_;
+  bool elsewhere_ = false;
+  bool ended_ = false;
+
+  std::map<Ticket, Completion> answers_;
+  std::map<std::string, Ticket> submission_;
+  std::map<std::string, Values> gradient_;
+  std::map<std::string, uint64_t> state_;
+  Ticket last_ticket_ = 0;
+};
+
+class World {
+public:
+  explicit World(const Setting& setting)
+      : setting_(setting), random_(setting.seed * 2 + 1) {
+    for (const auto& group : setting.groups) {
+      GroupLog log;
+      log.setting = group;
+      GroupSpec spec;
+      spec.name = group.name;
+      spec.tensors = {{"values", DType::kFloat64, {kElements}}};
+      spec.op = ReduceOp::kSum;
+      spec.policy = ParsePolicy(group.policy);
+      spec.seed = setting.seed;
+      spec.staleness_bound = setting.fault == Fault::kIgnoreBound
+                                 ? 1000000
+                                 : group.staleness_bound;
+      spec.catch_up = ParseCatchUp(group.catch_up);
+      spec.resync_every = group.resync_every;
+      spec.heals = group.heals;
+      spec.Validate();
+      // Over the wire and back, as ranks send it.
+      log.spec =
+          std::make_shared<const GroupSpec>(GroupSpec::Parse(spec.Serialize()));
+      logs.emplace(group.name, std::move(log));
+    }
+    for (int rank = 0; rank < setting.size; ++rank) {
+      ranks_.push_back(std::make_unique<Rank>(*this, rank, setting.size,
+                                              setting.programs.at(rank)));
+    }
+  }
+
+  Outcome Run();
+
+  Fault fault() const { return setting_.fault; }
+  int size() const { return setting_.size; }
+  Values Gradient(const std::string& name, int rank) {
+    Values values{static_cast<double>(1 + random_.Below(1000)),
+                  static_cast<double>(uint64_t{1} << rank)};
+    auto& log = logs.at(name);
+    for (int i = 0; i < kElements; ++i) {
+      log.submitted[i] += values[i];
+    }
+    return values;
+  }
+
+  std::map<std::string, GroupLog> logs;
+  std::map<std::string, int> barriers; // arrivals
+
+  [[noreturn]] void Fail(const std::string& what) const {
+    throw Violation(what);
+  }
+
+private:
+  enum Phase { kSnapshot, kResolve, kAnnounce, kRegister, kBegin, kFinish };
+
+  void Step(int rank);
+  void EndPhase();
+  void Exchange();
+  void CompleteSynchronous();
+  void CompareActions();
+  void Reduce();
+  void CheckBound(const Action& action);
+  void CheckEnd();
+  bool AllDrained() const;
+  std::string Positions() const;
+
+  const Setting setting_;
+  Random random_;
+  std::vector<std::unique_ptr<Rank>> ranks_;
+
+  Phase phase_ = kSnapshot;
+  std::vector<bool> stepped_;
+  bool happened_ = true; // anything in this cycle
+  int idle_ = 0;
+  int64_t cycle_ = 0;
+
+  std::vector<uint64_t> words_;
+  std::vector<std::string> messages_;
+  std::vector<const Buffers*> contributions_;
+  std::vector<std::shared_ptr<Buffers>> results_;
+  std::vector<Hash> hashes_;
+  std::shared_ptr<const std::string> replica_;
+  std::set<std::string> sync_complete_;
+  bool join_complete_ = false;
+};
+
+// ---------------------------------------------------------------- application
+
+Ticket Rank::Ask(const std::string& name, Request request) {
+  request.ticket = ++last_ticket_;
+  inbox_.push_back({name, request});
+  return last_ticket_;
+}
+
+Task Rank::Await(Ticket ticket, bool blocked, std::string where) {
+  waits_ = {{ticket, blocked}};
+  co_await Until([this, ticket] { return Done(ticket); }, std::move(where));
+  waits_.clear();
+  const Completion& answer = answers_.at(ticket);
+  if (answer.status != Completion::kOk) {
+    world_.Fail("rank " + std::to_string(rank_) + " got the error '" +
+                answer.message + "'");
+  }
+}
+
+void Rank::Apply(const std::string& name,
+                 const std::vector<std::shared_ptr<Round>>& rounds) {
+  const GroupLog& log = world_.logs.at(name);
+  for (const auto& round : rounds) {
+    const int64_t first = round->index - round->count + 1;
+    if (first != expected[name]) {
+      world_.Fail("once: rank " + std::to_string(rank_) + " got rounds " +
+                  std::to_string(first) + " to " +
+                  std::to_string(round->index) + " of " + name +
+                  " where round " + std::to_string(expected[name]) +
+                  " comes next");
+    }
+    expected[name] = round->index + 1;
+    Values sum = log.results.at(round->index);
+    if (log.spec->catch_up != CatchUp::kLatest) {
+      for (int64_t i = first; i < round->index; ++i) {
+        for (int e = 0; e < kElements; ++e) {
+          sum[e] += log.results.at(i)[e];
+        }
+      }
+    }
+    const Values values = ValuesOf(*round->result);
+    if (values != sum) {
+      world_.Fail("agreement: rank " + std::to_string(rank_) +
+                  " got another result for round " +
+                  std::to_string(round->index) + " of " + name);
+    }
+    if (!round->empty) {
+      state_[name] = Scramble(state_[name], values);
+    }
+  }
+}
+
+Task Rank::Transfer(std::string name, int root) {
+  Request request;
+  const bool offers = root == rank_;
+  request.type = offers ? Request::kOffer : Request::kReceive;
+  if (offers) {
+    request.replica = std::make_shared<const std::string>(
+        reinterpret_cast<const char*>(&state_[name]), sizeof(uint64_t));
+  }
+  const Ticket ticket = Ask(name, request);
+  co_await Await(ticket, true, "waits in a heal of " + name);
+  if (!offers) {
+    std::memcpy(&state_[name], answers_.at(ticket).replica->data(),
+                sizeof(uint64_t));
+  }
+}
+
+Task Rank::Compare(std::string name, int64_t round) {
+  Request request;
+  request.type = Request::kSync;
+  request.hash = {state_[name], 0};
+  const Ticket ticket = Ask(name, request);
+  co_await Await(ticket, true, "waits in the check of a flush of " + name);
+  const Completion answer = answers_.at(ticket);
+  if (answer.differed) {
+    world_.Fail("healed: replicas of " + name +
+                " differ although no rank has drifted");
+  }
+  if (answer.heal) {
+    co_await Transfer(name, answer.root);
+  }
+  // Invariant 8, over all ranks that took part.
+  auto& states = world_.logs.at(name).states;
+  states.resize(std::max<size_t>(states.size(), round + 1));
+  if (states[round] == 0) {
+    states[round] = state_[name];
+  } else if (states[round] != state_[name]) {
+    world_.Fail("healed: rank " + std::to_string(rank_) +
+                " differs after the flush of " + name);
+  }
+}
+
+Task Rank::Collect(std::string name, bool blocked) {
+  const Ticket ticket = submission_.at(name);
+  co_await Await(ticket, blocked,
+                 (blocked ? "waits for a round of " : "polls ") + name);
+  submission_.erase(name);
+  const Completion answer = answers_.at(ticket);
+  if (answer.rounds.empty()) {
+    world_.Fail("a submission to " + name + " came back with no round");
+  }
+  Apply(name, answer.rounds);
+  if (answer.heal) {
+    co_await Transfer(name, answer.root);
+  }
+}
+
+Task Rank::Flush(std::string name) {
+  while (true) {
+    Request request;
+    request.type = Request::kFlush;
+    const Ticket ticket = Ask(name, request);
+    co_await Await(ticket, true, "waits in flush of " + name);
+    const Completion answer = answers_.at(ticket);
+    Apply(name, answer.rounds);
+    if (!answer.again) {
+      if (answer.heal) {
+        co_await Compare(name, answer.rounds.back()->index);
+      }
+      break;
+    }
+  }
+}
+
+Task Rank::Join() {
+  std::map<std::string, Ticket> tickets;
+  auto listen = [&](const std::string& name) {
+    Request request;
+    request.type = Request::kListen;
+    tickets[name] = Ask(name, request);
+  };
+  for (const auto& log : world_.logs) {
+    if (log.second.spec->heals) {
+      listen(log.first);
+    }
+  }
+  join_inbox_ = true;
+  while (true) {
+    waits_.clear();
+    for (const auto& entry : tickets) {
+      waits_.push_back({entry.second, true});
+    }
+    auto answered = [this, &tickets] {
+      return std::find_if(tickets.begin(), tickets.end(), [this](auto& entry) {
+        return Done(entry.second);
+      });
+    };
+    co_await Until(
+        [this, &tickets, answered] {
+          return join_done || answered() != tickets.end();
+        },
+        "waits in join");
+    waits_.clear();
+    auto entry = answered();
+    if (entry == tickets.end()) {
+      break;
+    }
+    const std::string name = entry->first;
+    const Completion answer = answers_.at(entry->second);
+    Apply(name, answer.rounds);
+    co_await Until(nullptr, "applies rounds in join");
+    if (!answer.again && answer.heal) {
+      co_await Compare(name, answer.rounds.back()->index);
+    }
+    listen(name);
+  }
+  join_done = false;
+}
+
+Task Rank::Main() {
+  for (const Op& op : program_) {
+    switch (op.type) {
+    case Op::kCompute:
+      for (int turn = 0; turn < op.amount; ++turn) {
+        co_await Until(nullptr, "computes");
+      }
+      break;
+    case Op::kSubmit: {
+      gradient_[op.what] = world_.Gradient(op.what, rank_);
+      Request request;
+      request.tensors = {gradient_[op.what].data()};
+      submission_[op.what] = Ask(op.what, request);
+      break;
+    }
+    case Op::kWait:
+      co_await Collect(op.what, true);
+      break;
+    case Op::kPoll:
+      co_await Collect(op.what, false);
+      break;
+    case Op::kSync:
+      sync_inbox_.push_back(op.what);
+      elsewhere_ = true;
+      co_await Until([this, &op] { return sync_done.count(op.what) != 0; },
+                     "waits in the synchronous operation " + op.what);
+      elsewhere_ = false;
+      break;
+    case Op::kBarrier:
+      ++world_.barriers[op.what];
+      elsewhere_ = true;
+      co_await Until(
+          [this, &op] { return world_.barriers[op.what] == world_.size(); },
+          "waits in the barrier " + op.what);
+      elsewhere_ = false;
+      break;
+    case Op::kFlush:
+      co_await Flush(op.what);
+      break;
+    case Op::kJoin:
+      co_await Join();
+      break;
+    case Op::kRetire: {
+      Request request;
+      request.type = Request::kRetire;
+      Ask(op.what, request);
+      break;
+    }
+    }
+    co_await Until(nullptr, "goes on");
+  }
+  ended_ = true;
+  where_ = "has ended";
+}
+
+// ------------------------------------------------- the rank's background thread
+
+void Rank::TakeSnapshot() {
+  for (auto& asked : inbox_) {
+    member.Ask(asked.name, world_.logs.at(asked.name).spec,
+               std::move(asked.request));
+  }
+  inbox_.clear();
+  for (const auto& name : sync_inbox_) {
+    sync_sent.insert(name);
+  }
+  sync_inbox_.clear();
+  joined = joined || join_inbox_;
+  join_inbox_ = false;
+
+  AppState app;
+  app.joined = joined;
+  app.ended = ended_;
+  if (world_.fault() != Fault::kMissingExcuse) {
+    // The application may still be counted as waiting although its operation
+    // is complete; the background thread knows better.
+    app.elsewhere = elsewhere_ && (!until_ || !until_());
+    app.waits = waits_;
+  }
+  words = member.Snapshot(app);
+  at_snapshot.clear();
+  for (const auto& group : member.groups()) {
+    at_snapshot[group->spec().name] = group->pending();
+  }
+  Deliver();
+}
+
+void Rank::Deliver() {
+  for (auto& completion : member.Completed()) {
+    const Ticket ticket = completion.ticket;
+    if (!answers_.emplace(ticket, std::move(completion)).second) {
+      world_.Fail("a request of rank " + std::to_string(rank_) +
+                  " was answered twice");
+    }
+  }
+  member.Completed().clear();
+}
+
+void World::Step(int rank) {
+  Rank& self = *ranks_[rank];
+  stepped_[rank] = true;
+  switch (phase_) {
+  case kSnapshot:
+    self.TakeSnapshot();
+    break;
+  case kResolve:
+    self.member.Resolve(words_);
+    self.next_action = 0;
+    for (const auto& name : sync_complete_) {
+      if (self.sync_sent.erase(name)) {
+        self.sync_done.insert(name);
+      }
+    }
+    break;
+  case kAnnounce:
+    messages_[rank] = self.member.Announcements();
+    break;
+  case kRegister:
+    self.member.Register(messages_);
+    self.Deliver();
+    break;
+  case kBegin: {
+    const Action& action = self.member.Actions()[self.next_action];
+    switch (action.decision.kind) {
+    case Kind::kRound:
+    case Kind::kFlush: {
+      CheckBound(action);
+      auto work = action.group->Begin(action.decision);
+      contributions_[rank] = work.contribution;
+      results_[rank] = work.result;
+      break;
+    }
+    case Kind::kCheck:
+      hashes_[rank] = action.group->CheckHash();
+      break;
+    default:
+      if (rank == action.decision.root) {
+        replica_ = action.group->Offer();
+      }
+    }
+    break;
+  }
+  case kFinish: {
+    const Action action = self.member.Actions()[self.next_action++];
+    auto& done = self.member.Completed();
+    switch (action.decision.kind) {
+    case Kind::kRound:
+    case Kind::kFlush:
+      results_[rank].reset();
+      action.group->Finish(action.decision, done);
+      break;
+    case Kind::kCheck:
+      action.group->FinishCheck(action.decision, hashes_, done);
+      break;
+    default:
+      action.group->FinishTransfer(action.decision, replica_, done);
+    }
+    self.Deliver();
+    break;
+  }
+  }
+}
+
+void World::Exchange() {
+  words_.assign(ranks_[0]->words.size(), 0);
+  for (const auto& rank : ranks_) {
+    if (rank->words.size() != words_.size()) {
+      Fail("agreement: the exchanges have different lengths");
+    }
+    for (size_t i = 0; i < words_.size(); ++i) {
+      words_[i] |= rank->words[i];
+    }
+  }
+}
+
+void World::CompleteSynchronous() {
+  std::map<std::string, int> count;
+  int joined = 0;
+  int gone = 0;
+  for (const auto& rank : ranks_) {
+    for (const auto& name : rank->sync_sent) {
+      ++count[name];
+    }
+    joined += rank->joined;
+    gone += rank->joined || rank->Finished();
+  }
+  sync_complete_.clear();
+  for (const auto& entry : count) {
+    if (entry.second == size() - joined) {
+      sync_complete_.insert(entry.first);
+      happened_ = true;
+    }
+  }
+  join_complete_ = joined > 0 && gone == size();
+}
+
+void World::CheckBound(const Action& action) {
+  const auto& name = action.group->spec().name;
+  const auto& log = logs.at(name);
+  if (action.decision.kind != Kind::kRound || log.results.empty()) {
+    return;
+  }
+  const int64_t bound = log.setting.staleness_bound;
+  for (int r = 0; r < size(); ++r) {
+    const auto found = ranks_[r]->at_snapshot.find(name);
+    if (found == ranks_[r]->at_snapshot.end() || found->second < bound ||
+        action.decision.active.Has(r)) {
+      continue;
+    }
+    // The excuse, read from the exchange itself: a rank may stay behind only
+    // with its own consent.
+    const auto& groups = ranks_[r]->member.groups();
+    size_t at = 1 + size();
+    for (const auto& group : groups) {
+      if (group == ranks_[r]->member.Find(name)) {
+        break;
+      }
+      at += kSays * size();
+    }
+    at += static_cast<int>(Say::kExcused) * size() + r;
+    if (((words_[at / 64] >> (at % 64)) & 1) == 0) {
+      Fail("bound: a round of " + name + " starts past rank " +
+           std::to_string(r) + ", which has " +
+           std::to_string(found->second) + " rounds pending");
+    }
+  }
+}
+
+void World::CompareActions() {
+  const auto& first = ranks_[0]->member.Actions();
+  for (const auto& rank : ranks_) {
+    const auto& actions = rank->member.Actions();
+    bool same = actions.size() == first.size();
+    for (size_t i = 0; same && i < actions.size(); ++i) {
+      same = actions[i].group->spec().name == first[i].group->spec().name &&
+             actions[i].group->next_round() == first[i].group->next_round() &&
+             actions[i].decision.ToString() == first[i].decision.ToString();
+    }
+    if (!same) {
+      Fail("agreement: ranks decide differently");
+    }
+  }
+}
+
+void World::Reduce() {
+  const Action& action = ranks_[0]->member.Actions()[ranks_[0]->next_action];
+  const Kind kind = action.decision.kind;
+  if (kind != Kind::kRound && kind != Kind::kFlush) {
+    return;
+  }
+  const std::string& name = action.group->spec().name;
+  Values sum{};
+  for (int r = 0; r < size(); ++r) {
+    const Values values = ValuesOf(*contributions_[r]);
+    const bool stale =
+        kind == Kind::kFlush || !action.decision.active.Has(r);
+    const int times = stale && fault() == Fault::kLoseStale     ? 0
+                      : stale && fault() == Fault::kDoubleCount ? 2
+                                                                : 1;
+    for (int e = 0; e < kElements; ++e) {
+      sum[e] += times * values[e];
+    }
+  }
+  if (action.decision.empty && sum != Values{}) {
+    Fail("conservation: an empty round of " + name + " has contributions");
+  }
+  for (auto& result : results_) {
+    result->CopyIn({sum.data()});
+  }
+  auto& log = logs.at(name);
+  if (action.group->next_round() != static_cast<int64_t>(log.results.size())) {
+    Fail("agreement: round " + std::to_string(action.group->next_round()) +
+         " of " + name + " comes after " +
+         std::to_string(log.results.size()) + " rounds");
+  }
+  log.results.push_back(sum);
+  if (kind == Kind::kFlush) {
+    ++log.flushes;
+  } else {
+    log.active_sum += action.decision.active.Count();
+  }
+}
+
+void World::EndPhase() {
+  stepped_.assign(size(), false);
+  auto next_action = [this] {
+    const Rank& first = *ranks_[0];
+    if (first.next_action < first.member.Actions().size()) {
+      happened_ = true;
+      return kBegin;
+    }
+    // Responses follow the rounds: a join ends here.
+    if (join_complete_) {
+      happened_ = true;
+      for (auto& rank : ranks_) {
+        if (rank->joined) {
+          rank->joined = false;
+          rank->join_done = true;
+        }
+      }
+      join_complete_ = false;
+    }
+    ++cycle_;
+    idle_ = happened_ ? 0 : idle_ + 1;
+    happened_ = false;
+    return kSnapshot;
+  };
+  switch (phase_) {
+  case kSnapshot:
+    Exchange();
+    CompleteSynchronous();
+    phase_ = kResolve;
+    break;
+  case kResolve:
+    if (ranks_[0]->member.RegistrationDue()) {
+      phase_ = kAnnounce;
+    } else {
+      CompareActions();
+      phase_ = next_action();
+    }
+    break;
+  case kAnnounce:
+    phase_ = kRegister;
+    break;
+  case kRegister:
+    CompareActions();
+    phase_ = next_action();
+    break;
+  case kBegin:
+    Reduce();
+    phase_ = kFinish;
+    break;
+  case kFinish:
+    phase_ = next_action();
+    break;
+  }
+}
+
+bool World::AllDrained() const {
+  return phase_ == kSnapshot && ranks_[0]->member.ended().Full() &&
+         std::all_of(ranks_.begin(), ranks_.end(),
+                     [](const auto& rank) { return rank->Finished(); });
+}
+
+std::string World::Positions() const {
+  std::string text;
+  for (int r = 0; r < size(); ++r) {
+    text += "; rank " + std::to_string(r) + " " + ranks_[r]->Where();
+  }
+  for (const auto& group : ranks_[0]->member.groups()) {
+    const std::string& name = group->spec().name;
+    text += "; " + name + " " +
+            ranks_[0]->member.LastDecision(name).ToString();
+  }
+  return text;
+}
+
+void World::CheckEnd() {
+  for (const auto& entry : logs) {
+    const auto& name = entry.first;
+    const auto& log = entry.second;
+    Values sum{};
+    for (const auto& result : log.results) {
+      for (int e = 0; e < kElements; ++e) {
+        sum[e] += result[e];
+      }
+    }
+    for (const auto& rank : ranks_) {
+      auto group = rank->member.Find(name);
+      if (group && group->holds()) {
+        const Values held = ValuesOf(group->send_buffer());
+        for (int e = 0; e < kElements; ++e) {
+          sum[e] += held[e];
+        }
+      }
+    }
+    if (sum != log.submitted) {
+      Fail("conservation: submissions to " + name + " add up to " +
+           std::to_string(log.submitted[0]) + ", results and send buffers to " +
+           std::to_string(sum[0]));
+    }
+  }
+}
+
+Outcome World::Run() {
+  Outcome outcome;
+  stepped_.assign(size(), false);
+  messages_.resize(size());
+  contributions_.resize(size());
+  results_.resize(size());
+  hashes_.resize(size());
+  // How eager applications are, next to background threads.
+  const int eagerness = 10 + random_.Below(81);
+  try {
+    while (!AllDrained()) {
+      std::vector<int> runnable;
+      std::vector<int> waiting;
+      for (int r = 0; r < size(); ++r) {
+        if (ranks_[r]->Runnable()) {
+          runnable.push_back(r);
+        }
+        if (!stepped_[r]) {
+          waiting.push_back(r);
+        }
+      }
+      happened_ = happened_ || !runnable.empty();
+      if (waiting.empty()) {
+        EndPhase();
+      } else if (!runnable.empty() && random_.Chance(eagerness)) {
+        ranks_[runnable[random_.Below(static_cast<int>(runnable.size()))]]
+            ->RunOnce();
+      } else {
+        Step(waiting[random_.Below(static_cast<int>(waiting.size()))]);
+      }
+      if (idle_ >= kIdleCycles && runnable.empty()) {
+        Fail("progress: nothing moves any more" + Positions());
+      }
+      if (cycle_ > kMostCycles) {
+        Fail("progress: it does not come to an end" + Positions());
+      }
+    }
+    CheckEnd();
+  } catch (const Violation& violation) {
+    outcome.violation = std::string(violation.what()) + " (cycle " +
+                        std::to_string(cycle_) + ")";
+  }
+  outcome.cycles = cycle_;
+  int64_t active = 0;
+  for (const auto& entry : logs) {
+    outcome.rounds += static_cast<int64_t>(entry.second.results.size());
+    outcome.flushes += entry.second.flushes;
+    active += entry.second.active_sum;
+  }
+  for (const auto& rank : ranks_) {
+    for (const auto& group : rank->member.groups()) {
+      outcome.late += group->stats().late;
+      outcome.merged += group->stats().merged;
+      outcome.heals += rank->member.rank() == 0 ? group->stats().heals : 0;
+    }
+  }
+  const int64_t counted = outcome.rounds - outcome.flushes;
+  outcome.mean_active =
+      counted > 0 ? static_cast<double>(active) / counted : 0;
+  return outcome;
+}
+
+} // namespace
+
+// --------------------------------------------------------------------- settings
+
+std::vector<Op> ParseProgram(const std::vector<std::string>& words) {
+  static const std::map<std::string, Op::Type> types = {
+      {"compute", Op::kCompute}, {"submit", Op::kSubmit},
+      {"wait", Op::kWait},       {"poll", Op::kPoll},
+      {"sync", Op::kSync},       {"barrier", Op::kBarrier},
+      {"flush", Op::kFlush},     {"join", Op::kJoin},
+      {"retire", Op::kRetire}};
+  std::vector<Op> program;
+  for (const auto& word : words) {
+    const auto colon = word.find(':');
+    const std::string type = word.substr(0, colon);
+    const std::string what =
+        colon == std::string::npos ? "" : word.substr(colon + 1);
+    if (type == "step") {
+      program.push_back({Op::kSubmit, what});
+      program.push_back({Op::kWait, what});
+      continue;
+    }
+    auto found = types.find(type);
+    if (found == types.end() || (what.empty() && type != "join")) {
+      throw std::invalid_argument("'" + word + "' is no step of a program");
+    }
+    Op op{found->second, what};
+    if (op.type == Op::kCompute) {
+      op.amount = std::stoi(what);
+    }
+    program.push_back(op);
+  }
+  return program;
+}
+
+Outcome Run(const Setting& setting) {
+  if (static_cast<int>(setting.programs.size()) != setting.size) {
+    throw std::invalid_argument("one program per rank is needed");
+  }
+  return World(setting).Run();
+}
+
+Setting RandomSetting(uint64_t seed, int max_size) {
+  Random random(seed * 2);
+  Setting setting;
+  setting.seed = seed;
+  setting.size = 1 + random.Below(max_size);
+  const int size = setting.size;
+  setting.programs.resize(size);
+
+  const bool full = random.Chance(15);
+  const int groups = 1 + random.Below(3);
+  for (int g = 0; g < groups; ++g) {
+    GroupSetting group;
+    group.name = std::string(1, static_cast<char>('A' + g));
+    const std::string k = std::to_string(1 + random.Below(size + 1));
+    const std::vector<std::string> policies = {"solo", "majority",
+                                               "quorum:" + k, "first:" + k};
+    group.policy = full ? "full" : policies[random.Below(4)];
+    group.staleness_bound = 1 + random.Below(4);
+    group.catch_up = std::vector<std::string>{"replay", "replay", "sum",
+                                              "latest"}[random.Below(4)];
+    group.resync_every = random.Chance(30) ? 1 + random.Below(6) : 0;
+    group.heals = random.Chance(75);
+    setting.groups.push_back(group);
+  }
+
+  // What a rank does between two collective points.
+  std::vector<int> slow(size);
+  for (auto& turns : slow) {
+    turns = random.Chance(20) ? 6 + random.Below(20) : random.Below(5);
+  }
+  auto work = [&](int rank, int steps, Random& order, Random& draw) {
+    auto& program = setting.programs[rank];
+    for (int step = 0; step < steps; ++step) {
+      const std::string name = setting.groups[order.Below(groups)].name;
+      const int turns = slow[rank] > 0 ? draw.Below(slow[rank] + 1) : 0;
+      program.push_back({Op::kCompute, "", turns});
+      program.push_back({Op::kSubmit, name});
+      if (draw.Chance(25)) {
+        program.push_back({Op::kCompute, "", 1 + draw.Below(4)});
+      }
+      program.push_back({draw.Chance(15) ? Op::kPoll : Op::kWait, name});
+    }
+  };
+
+  const int segments = 1 + random.Below(4);
+  std::vector<bool> joined(size, false);
+  auto nobody_joined = [&joined] {
+    return std::none_of(joined.begin(), joined.end(), [](bool j) { return j; });
+  };
+  for (int segment = 0; segment < segments; ++segment) {
+    const int steps = random.Below(4);
+    const uint64_t shared = seed * 7919 + segment;
+    // Under full, every rank submits alike, as Horovod asks for; otherwise
+    // each at its own will, also while another waits in an operation.
+    const int kind = random.Below(full ? 3 : 4);
+    const std::string name = setting.groups[random.Below(groups)].name;
+    const std::string id = std::to_string(segment);
+    const bool complete = nobody_joined();
+    for (int rank = 0; rank < size; ++rank) {
+      if (joined[rank]) {
+        continue;
+      }
+      Random alike(shared);
+      Random own(shared * 31 + rank);
+      work(rank, full ? steps : own.Below(5), full ? alike : own, own);
+      auto& program = setting.programs[rank];
+      if (!full && segments > 1 && segment > 0 && own.Chance(10)) {
+        program.push_back({Op::kJoin, ""});
+        joined[rank] = true;
+      } else if (kind == 0) {
+        program.push_back({Op::kSync, "S" + id});
+      } else if (kind == 1) {
+        program.push_back({Op::kFlush, name});
+      } else if (kind == 2 && own.Chance(50)) {
+        program.push_back({Op::kCompute, "", own.Below(10)});
+      } else if (kind == 3 && complete) {
+        program.push_back({Op::kSync, "S" + id});
+        program.push_back({Op::kFlush, name});
+      }
+    }
+    // A barrier that Horovod cannot see needs everybody.
+    if (!full && random.Chance(20) && nobody_joined()) {
+      for (auto& program : setting.programs) {
+        program.push_back({Op::kBarrier, "B" + id});
+      }
+    }
+  }
+  if (!nobody_joined() || random.Chance(20)) {
+    for (int rank = 0; rank < size; ++rank) {
+      if (!joined[rank]) {
+        setting.programs[rank].push_back({Op::kJoin, ""});
+      }
+    }
+  }
+  return setting;
+}
+
+std::string Describe(const Setting& setting) {
+  static const char* names[] = {"compute", "submit", "wait",  "poll", "sync",
+                                "barrier", "flush",  "join", "retire"};
+  std::ostringstream out;
+  out << "seed " << setting.seed << ", " << setting.size << " ranks\n";
+  for (const auto& group : setting.groups) {
+    out << "  group " << group.name << ": " << group.policy
+        << ", staleness_bound " << group.staleness_bound << ", catch_up "
+        << group.catch_up << ", resync_every " << group.resync_every
+        << (group.heals ? ", heals" : "") << "\n";
+  }
+  for (int rank = 0; rank < setting.size; ++rank) {
+    out << "  rank " << rank << ":";
+    for (const auto& op : setting.programs[rank]) {
+      out << ' ' << names[op.type];
+      if (op.type == Op::kCompute) {
+        out << ':' << op.amount;
+      } else if (!op.what.empty()) {
+        out << ':' << op.what;
+      }
+    }
+    out << "\n";
+  }
+  return out.str();
+}
+
+} // namespace sim
+} // namespace horovod_partial

@@ -1,0 +1,92 @@
+// Copyright 2026 The horovod-partial authors. Licensed under Apache-2.0.
+
+#ifndef HOROVOD_PARTIAL_SIM_SIMULATION_H
+#define HOROVOD_PARTIAL_SIM_SIMULATION_H
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace horovod_partial {
+namespace sim {
+
+// One step of a simulated application. `what` is the group, or the name of the
+// operation or barrier.
+struct Op {
+  enum Type {
+    kCompute, // `amount` turns
+    kSubmit,  // asynchronous
+    kWait,    // synchronize(handle) of the group's submission
+    kPoll,    // poll(handle) until it says yes
+    kSync,    // a synchronous operation of Horovod's
+    kBarrier, // one that Horovod cannot see, inside excused()
+    kFlush,
+    kJoin,
+    kRetire, // the optimizer goes away, and is not made anew
+  };
+  Type type;
+  std::string what;
+  int amount = 1;
+};
+
+// "submit:A", "wait:A", "poll:A", "sync:S", "barrier:B", "flush:A", "join",
+// "retire:A", "compute:3", and "step:A" for submit and wait. Throws
+// std::invalid_argument.
+std::vector<Op> ParseProgram(const std::vector<std::string>& words);
+
+struct GroupSetting {
+  std::string name;
+  std::string policy = "majority";
+  int staleness_bound = 8;
+  std::string catch_up = "replay";
+  int resync_every = 0;
+  bool heals = true; // an optimizer's group
+};
+
+// Mistakes to plant, outside the core: the checks must find each of them.
+enum class Fault {
+  kNone,
+  kLoseStale,     // a stale contribution does not reach the others
+  kDoubleCount,   // a stale contribution arrives twice
+  kMissingExcuse, // waits of the application are not reported
+  kIgnoreBound,   // the core is told of no bound
+};
+
+struct Setting {
+  int size = 2;
+  uint64_t seed = 0; // of the interleaving and of the values submitted
+  std::vector<GroupSetting> groups;
+  std::vector<std::vector<Op>> programs; // one per rank
+  Fault fault = Fault::kNone;
+};
+
+struct Outcome {
+  // Empty when all invariants held; else what was violated, and when.
+  std::string violation;
+  int64_t cycles = 0;
+  int64_t rounds = 0;
+  int64_t flushes = 0;
+  int64_t late = 0;
+  int64_t merged = 0;
+  int64_t heals = 0;
+  // Of all rounds that are no flushes, over all groups.
+  double mean_active = 0;
+};
+
+// Runs P members of one process set, with one application each, in one thread
+// and under a simulated network, in an order that the seed draws: applications
+// go on between any two steps of any rank's background thread. Checks the
+// invariants 1 to 5, 8 and 9 of the specification all along and at the end.
+Outcome Run(const Setting& setting);
+
+// A random setting: 1 to max_size ranks, one to three groups of any policy,
+// and programs that end under every interleaving if the rules are right.
+Setting RandomSetting(uint64_t seed, int max_size);
+
+// What RandomSetting drew, for people.
+std::string Describe(const Setting& setting);
+
+} // namespace sim
+} // namespace horovod_partial
+
+#endif // HOROVOD_PARTIAL_SIM_SIMULATION_H

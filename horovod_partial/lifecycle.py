@@ -1,0 +1,98 @@
+"""How a rank of a job with partial groups ends and joins.
+
+Fast ranks finish first. Horovod ends the job for all with the first rank that shuts down, so a
+rank whose application ends in the normal way *drains* before: it takes part in rounds, excused,
+until every rank has ended. Horovod's own modules call the functions here (``patches/partial``).
+
+Normal ends are ``hvd.shutdown()``, the end of the script, and ``sys.exit(0)``. Not normal, so that
+the others learn at once, are an uncaught exception and a non-zero ``sys.exit``. Not seen, and so
+taken for normal: ``raise SystemExit(1)`` without ``sys.exit``. ``os._exit`` and signals end the
+process without any of this.
+"""
+
+import contextlib
+import os
+import sys
+
+from horovod_partial import _native, config
+
+_partial_job = False
+_failed = False
+_resetting = False
+_join_services = []
+
+
+def mark_partial_job():
+    """Called when a framework's module of ours is imported: from now on, this process drains."""
+    global _partial_job
+    if not _partial_job:
+        _partial_job = True
+        _watch_exits()
+
+
+def add_join_service(service):
+    """Has ``service()`` called before this rank joins. It returns ``serve(joined)``, which handles
+    the rank's partial groups until ``joined()`` says that all ranks have joined."""
+    _join_services.append(service)
+
+
+def before_join():
+    """Called by ``hvd.join()`` before the request to join. Returns what to call afterwards."""
+    serves = [service() for service in _join_services]
+
+    def serve_all(joined):
+        for serve in serves:
+            serve(joined)
+
+    return serve_all
+
+
+@contextlib.contextmanager
+def resetting():
+    """Around an elastic reset, which shuts Horovod down without an end of the application."""
+    global _resetting
+    _resetting = True
+    try:
+        yield
+    finally:
+        _resetting = False
+
+
+def shut_down(basics, shut_down_horovod):
+    """Called by ``hvd.shutdown()`` and at exit: drains where that is due, shuts Horovod down, and
+    says what was in no round."""
+    partial = _partial_job or bool(os.environ.get(config.POLICY))
+    if not partial or _failed or _resetting or not basics.is_initialized():
+        shut_down_horovod()
+        return
+    rank = basics.rank()
+    library = _native.Library(basics.MPI_LIB_CTYPES)
+    library.drain()
+    shut_down_horovod()
+    left = library.left()
+    if left:
+        print(f"[rank {rank}] horovod_partial: what was submitted last to {', '.join(left)} was "
+              "in no round (flush() and hvd.rounds() carry it)", file=sys.stderr, flush=True)
+
+
+def _watch_exits():
+    """atexit does not see how the interpreter ends, so the two places that decide it are wrapped."""
+    exit_before = sys.exit
+    hook_before = sys.excepthook
+
+    def exit_and_note(status=None):
+        global _failed
+        _failed = status not in (None, 0, False)
+        exit_before(status)
+
+    def note_exception(kind, value, traceback):
+        global _failed
+        _failed = True
+        hook_before(kind, value, traceback)
+
+    sys.exit = exit_and_note
+    sys.excepthook = note_exception
+
+
+if os.environ.get(config.POLICY):
+    mark_partial_job()

@@ -1,0 +1,102 @@
+"""The policies: when a round may start.
+
+Each has a string form, for launchers and environment variables, and an object
+form, for scripts. The rules are in ``horovod_partial/csrc/core/decide.h``.
+"""
+
+import operator
+import warnings
+
+from horovod_partial import _core
+
+
+class Policy:
+    """When a round may start. ``str(policy)`` is what the string form would be.
+
+    Args:
+        text: ``'solo'``, ``'majority'``, ``'quorum:K'``, ``'first:K'`` or ``'full'``.
+
+    Raises:
+        ValueError: ``text`` is none of these, or K is not a whole number of at least 1.
+    """
+
+    def __init__(self, text):
+        kind, k = _core.parse_policy(text)
+        self.kind = kind
+        self.k = k
+        self._text = text
+
+    @classmethod
+    def of(cls, value):
+        """The policy that a user's argument stands for: a string or a Policy."""
+        if isinstance(value, Policy):
+            return value
+        if isinstance(value, str):
+            return cls(value)
+        raise ValueError(
+            f"policy={value!r} is not a policy: give a string such as 'majority' or 'first:3', "
+            "or an object such as hvd.First(3)")
+
+    def limited_to(self, size):
+        """This policy in a process set of ``size`` ranks, where K counts as ``size`` at most."""
+        if self.kind not in ("quorum", "first") or self.k <= size:
+            return self
+        warnings.warn(f"policy='{self}' asks for {self.k} of {size} ranks; "
+                      f"'{self.kind}:{size}' is used", stacklevel=2)
+        return Policy(f"{self.kind}:{size}")
+
+    def __str__(self):
+        return self._text
+
+    def __repr__(self):
+        return f"Policy({self._text!r})"
+
+    def __eq__(self, other):
+        return isinstance(other, Policy) and str(self) == str(other)
+
+    def __hash__(self):
+        return hash(self._text)
+
+
+def _with_k(kind, k):
+    try:
+        number = operator.index(k)
+    except TypeError:
+        number = k
+    return f"{kind}:{number}"
+
+
+class Solo(Policy):
+    """The first ready rank starts the round (eager-SGD, section 4.1)."""
+
+    def __init__(self):
+        super().__init__("solo")
+
+
+class Majority(Policy):
+    """A rank drawn at random starts the round, so that half take part on average
+    (eager-SGD, section 4.2)."""
+
+    def __init__(self):
+        super().__init__("majority")
+
+
+class Quorum(Policy):
+    """All members of a random committee of ``k`` ranks have to be ready."""
+
+    def __init__(self, k):
+        super().__init__(_with_k("quorum", k))
+
+
+class First(Policy):
+    """The first ``k`` ready ranks start the round, whoever they are."""
+
+    def __init__(self, k):
+        super().__init__(_with_k("first", k))
+
+
+class Full(Policy):
+    """All ranks have to be ready: synchronous training, as in Horovod."""
+
+    def __init__(self):
+        super().__init__("full")

@@ -1,0 +1,301 @@
+"""Partial collectives on PyTorch tensors."""
+
+import contextlib
+import threading
+from typing import NamedTuple
+
+import torch
+
+from horovod.torch import mpi_ops
+from horovod.torch.mpi_ops import Adasum, Average, Sum, global_process_set
+
+from horovod_partial import _native, config, lifecycle
+from horovod_partial._native import Ask, DType
+
+lifecycle.mark_partial_job()
+
+library = _native.Library(mpi_ops._basics.MPI_LIB_CTYPES)
+
+_DTYPES = {
+    torch.float16: DType.FLOAT16,
+    torch.bfloat16: DType.BFLOAT16,
+    torch.float32: DType.FLOAT32,
+    torch.float64: DType.FLOAT64,
+}
+_TORCH_DTYPES = {code: dtype for dtype, code in _DTYPES.items()}
+
+
+class Round(NamedTuple):
+    """One round of a group, or several in one.
+
+    Attributes:
+        index: the number of the (newest) round.
+        tensors: the reduced tensors, in the order, shapes and dtypes given; the caller's own.
+        active: the ranks that were active in that round, ascending; empty for a flush.
+        count: how many rounds it stands for: more than 1 after merging, and under
+            ``catch_up='sum'`` and ``'latest'``.
+    """
+
+    index: int
+    tensors: list
+    active: tuple
+    count: int
+
+
+class Names:
+    """The names of groups in use in this process, each with who uses it."""
+
+    def __init__(self):
+        # A garbage collection inside it may release the name of another optimizer.
+        self._lock = threading.RLock()
+        self._users = {}
+
+    def claim(self, name, user):
+        """Takes a name for ``user``; ValueError when somebody else has it."""
+        with self._lock:
+            owner = self._users.setdefault(name, user)
+        if owner != user:
+            raise ValueError(f"name={name!r} is in use by {owner}: choose another name")
+
+    def known(self, name):
+        return name in self._users
+
+    def release(self, name):
+        with self._lock:
+            self._users.pop(name, None)
+
+
+names = Names()
+_PLAIN = "partial_allreduce"
+# name -> (what it was defined from, the definition's number)
+_definitions = {}
+# Handles whose arrays the background thread may still read.
+_outstanding = set()
+
+
+def check_op(op):
+    """ValueError or NotImplementedError unless ``op`` is Average or Sum."""
+    if op == Adasum:
+        raise NotImplementedError("op=Adasum has no partial form: use hvd.Average or hvd.Sum")
+    if op not in (Average, Sum):
+        raise ValueError(f"op={op!r} is not supported: use hvd.Average or hvd.Sum")
+
+
+def dtype_code(name, dtype):
+    if dtype not in _DTYPES:
+        raise ValueError(f"{name} is of {dtype}: partial collectives take float16, bfloat16, "
+                         "float32 and float64")
+    return _DTYPES[dtype]
+
+
+def on_host(tensor):
+    """The tensor's values in one contiguous array of host memory, copied only where needed."""
+    return tensor.detach().to("cpu").contiguous()
+
+
+def addresses(tensors):
+    return [tensor.data_ptr() for tensor in tensors]
+
+
+class PartialHandle:
+    """A submission under way, for ``hvd.poll`` and ``hvd.synchronize``."""
+
+    def __init__(self, ticket, arrays, devices):
+        self._ticket = ticket
+        self._arrays = arrays  # read by the background thread until the answer
+        self._devices = devices
+        self._rounds = None
+        self._error = None
+        _outstanding.add(self)
+
+    def poll(self):
+        return self._ticket is None or self._ticket.poll()
+
+    def synchronize(self):
+        if self._ticket is not None:
+            try:
+                answer = self._ticket.answer()
+                self._rounds = [self._read(raw) for raw in answer.rounds]
+                self._ticket.close()
+            except Exception as error:
+                self._error = error
+            # An interrupt leaves the ticket, to wait for once more.
+            self._ticket = None
+            self._arrays = None
+            _outstanding.discard(self)
+        if self._error is not None:
+            raise self._error
+        return self._rounds
+
+    def _read(self, raw):
+        results = [torch.empty_like(array) for array in self._arrays]
+        raw.copy(addresses(results))
+        return Round(raw.index, [result.to(device) for result, device
+                                 in zip(results, self._devices)], raw.active, raw.count)
+
+
+def partial_allreduce_async(tensors, name, policy=None, op=Average, staleness_bound=None,
+                            catch_up=None, seed=None, process_set=global_process_set):
+    """The asynchronous form of :func:`partial_allreduce`: returns a handle for ``hvd.poll`` and
+    ``hvd.synchronize``, which gives the rounds. The tensors must not change until then."""
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"name={name!r} must be a string that is not empty")
+    if isinstance(tensors, torch.Tensor) or not tensors:
+        raise ValueError("tensors must be a list of at least one tensor")
+    for i, tensor in enumerate(tensors):
+        if not isinstance(tensor, torch.Tensor):
+            raise ValueError(f"tensors[{i}]={tensor!r} is not a tensor")
+        if tensor.is_sparse:
+            raise NotImplementedError(f"tensors[{i}] is sparse: give tensors[{i}].to_dense()")
+    check_op(op)
+    settings = config.resolve(policy, staleness_bound, catch_up, None, seed)
+    specs = tuple(
+        _native.TensorSpec(str(i), dtype_code(f"tensors[{i}]", tensor.dtype), tuple(tensor.shape))
+        for i, tensor in enumerate(tensors))
+    names.claim(name, _PLAIN)
+
+    wanted = (specs, settings, op, process_set.process_set_id)
+    known = _definitions.get(name)
+    if known is None or known[0] != wanted:
+        spec = library.define(name, specs, settings.limited_to(process_set.size()), op == Average)
+        if known is not None:
+            library.undefine(known[1])
+        _definitions[name] = known = (wanted, spec)
+    arrays = [on_host(tensor) for tensor in tensors]
+    ticket = library.ask(Ask.SUBMIT, process_set.process_set_id, name, known[1],
+                         addresses(arrays))
+    return PartialHandle(ticket, arrays, [tensor.device for tensor in tensors])
+
+
+def partial_allreduce(tensors, name, policy=None, op=Average, staleness_bound=None, catch_up=None,
+                      seed=None, process_set=global_process_set):
+    """Reduces a group of tensors with the ranks that are there when a round starts.
+
+    Every rank of the process set calls it with the same settings and shapes, each as often as it
+    likes. What a rank contributes after a round has started is not lost: it is part of a later
+    round. So, summed over all rounds (and :func:`partial_flush` at the end), each tensor counts
+    exactly once. Tensors on a GPU go through host memory.
+
+    Args:
+        tensors: a list of dense tensors of float16, bfloat16, float32 or float64, reduced as one.
+        name: the group's name, the same on every rank.
+        policy: when a round may start: ``'solo'``, ``'majority'``, ``'quorum:K'``, ``'first:K'``,
+            ``'full'`` or an object such as ``hvd.First(3)``.
+        op: ``hvd.Average`` (the sum divided by the size of the process set) or ``hvd.Sum``.
+        staleness_bound: pending rounds at which a rank is waited for, at least 1.
+        catch_up: what a late rank gets: ``'replay'``: each pending round, ``'sum'``: their sum,
+            ``'latest'``: the newest.
+        seed: of the draw of initiators.
+        process_set: the process set that takes part.
+
+    ``None`` stands for the environment variable (``HOROVOD_PARTIAL_POLICY``,
+    ``_STALENESS_BOUND``, ``_CATCH_UP``, ``_SEED``), else ``'majority'``, 8, ``'replay'``, 0.
+
+    Returns:
+        A list of :class:`Round`, oldest first, never empty: one for an active rank, one or more
+        for a late one.
+
+    Raises:
+        ValueError: a wrong argument, or settings or shapes that differ between ranks: then on
+            every rank that takes part.
+        NotImplementedError: sparse tensors, ``op=hvd.Adasum``.
+        HorovodInternalError: Horovod has shut down, or another rank failed.
+    """
+    return partial_allreduce_async(tensors, name, policy, op, staleness_bound, catch_up, seed,
+                                   process_set).synchronize()
+
+
+def partial_flush(name, process_set=global_process_set):
+    """Carries what the send buffers of a group hold. Every rank calls it.
+
+    Args:
+        name: of a group that some rank has submitted to with :func:`partial_allreduce`. An
+            optimizer's group is flushed by ``optimizer.flush()``.
+        process_set: the group's process set.
+
+    Returns:
+        A list of :class:`Round`: those that this rank had pending, and the flush's own, which is
+        all zeros when no rank had anything to contribute. Afterwards every rank has had every
+        round, and nothing is in flight.
+
+    Raises:
+        ValueError: the group is an optimizer's, or no rank knows it.
+        HorovodInternalError: Horovod has shut down, or another rank failed.
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"name={name!r} must be a string that is not empty")
+    names.claim(name, _PLAIN)
+    set_id = process_set.process_set_id
+    known = _definitions.get(name)
+    rounds = []
+    while True:
+        ticket = library.ask(Ask.FLUSH, set_id, name, known[1] if known else 0)
+        answer = ticket.answer()
+        specs = library.tensors(set_id, name)
+        for raw in answer.rounds:
+            results = [torch.empty(spec.shape, dtype=_TORCH_DTYPES[spec.dtype]) for spec in specs]
+            raw.copy(addresses(results))
+            rounds.append(Round(raw.index, results, raw.active, raw.count))
+        ticket.close()
+        if not answer.again:
+            return rounds
+
+
+def read_stats(name, process_set):
+    """The numbers behind :func:`partial_stats`; zeros before the group's first round."""
+    raw = library.stats(process_set.process_set_id, name)
+    if raw is None:
+        raw = dict.fromkeys(library._stat_names, 0.0)
+    wait_seconds = raw.pop("wait_seconds")
+    active_sum = raw.pop("active_sum")
+    staleness_sum = raw.pop("staleness_sum")
+    staleness_count = raw.pop("staleness_count")
+    stats = {key: int(value) for key, value in raw.items()}
+    counted = stats["rounds"] - stats["flushes"]
+    stats["holds"] = bool(stats["holds"])
+    stats["mean_active"] = active_sum / counted if counted else 0.0
+    stats["mean_staleness"] = staleness_sum / staleness_count if staleness_count else 0.0
+    stats["wait_seconds"] = wait_seconds
+    return stats
+
+
+def partial_stats(name, process_set=global_process_set):
+    """What happened in a group so far, as this rank saw it. No other rank is asked.
+
+    Returns:
+        A dict: ``rounds`` (executed, flushes included), ``flushes``; ``fresh``, ``stale`` and
+        ``null`` (this rank's contributions), ``late`` (submissions that found pending rounds),
+        ``merged`` (rounds merged beyond the staleness bound), ``heals``, ``pending``,
+        ``mean_active`` (ranks per round, flushes not counted), ``mean_staleness`` and
+        ``max_staleness`` (pending rounds that submissions found), ``holds`` (whether the send
+        buffer holds something) and ``wait_seconds`` (blocked on submissions, in total).
+
+    Raises:
+        ValueError: there is no group of this name.
+    """
+    if library.stats(process_set.process_set_id, name) is None and not names.known(name):
+        raise ValueError(f"name={name!r}: there is no such group")
+    return read_stats(name, process_set)
+
+
+@contextlib.contextmanager
+def excused():
+    """Put this around waits for other ranks that Horovod cannot see, such as an mpi4py barrier, a
+    ``torch.distributed`` collective or a file lock: meanwhile no round waits for this rank."""
+    library.enter_excused()
+    try:
+        yield
+    finally:
+        library.leave_excused()
+
+
+def poll(handle):
+    """``horovod.torch.poll``, for handles of :func:`partial_allreduce_async` as well."""
+    return handle.poll() if isinstance(handle, PartialHandle) else mpi_ops.poll(handle)
+
+
+def synchronize(handle):
+    """``horovod.torch.synchronize``, for handles of :func:`partial_allreduce_async` as well, for
+    which it returns a list of :class:`Round`."""
+    return (handle.synchronize() if isinstance(handle, PartialHandle)
+            else mpi_ops.synchronize(handle))

@@ -1,0 +1,128 @@
+"""The decision function: every rule of the round protocol, one case each."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from horovod_partial import _core
+
+
+def decide(policy, size=4, **kwargs):
+    says = {key: value for key, value in kwargs.items()
+            if key not in ("ended", "round", "last_heal", "resync_every", "heals", "seed")}
+    rest = {key: value for key, value in kwargs.items() if key not in says}
+    return _core.decide(policy, size, says, **rest)
+
+
+ALL = [0, 1, 2, 3]
+
+
+def test_nobody_ready():
+    assert decide("solo")["kind"] == "wait"
+    assert "nobody" in decide("solo")["text"]
+
+
+def test_solo_starts_with_the_first():
+    assert decide("solo", ready=[2])["active"] == [2]
+
+
+@pytest.mark.parametrize("policy, k", [("majority", 1), ("quorum:2", 2), ("quorum:4", 4)])
+def test_a_committee_is_waited_for(policy, k):
+    committee = _core.draw_committee(0, "group", 0, k, 4)
+    others = [rank for rank in ALL if rank not in committee]
+    last = committee[-1]
+    missing = [rank for rank in ALL if rank != last]
+    waiting = decide(policy, ready=missing)
+    assert waiting["kind"] == "wait" and waiting["waited_for"] == [last]
+    assert decide(policy, ready=committee)["active"] == committee
+    excused = decide(policy, ready=missing, excused=[last])
+    assert excused["kind"] == "round" and excused["active"] == missing
+    if others:
+        assert decide(policy, ready=others)["kind"] == "wait"
+
+
+def test_first_k_counts_the_ready_and_lowers_k_for_the_excused():
+    assert decide("first:3", ready=[0, 1])["kind"] == "wait"
+    assert decide("first:3", ready=[0, 1])["waited_for"] == [2, 3]
+    assert decide("first:3", ready=[0, 1, 3])["active"] == [0, 1, 3]
+    assert decide("first:3", ready=[0, 1], excused=[2])["kind"] == "wait"
+    assert decide("first:3", ready=[0, 1], excused=[2, 3])["active"] == [0, 1]
+    assert decide("first:9", ready=[0, 1, 2])["kind"] == "wait"
+    assert decide("first:9", ready=ALL)["kind"] == "round"
+    # A rank that is ready and excused counts as ready.
+    assert decide("first:2", ready=[0], excused=[0, 1])["kind"] == "wait"
+
+
+def test_full_waits_for_all_but_the_excused():
+    assert decide("full", ready=[0, 1, 2])["waited_for"] == [3]
+    assert decide("full", ready=[0, 1, 2], excused=[3])["kind"] == "round"
+
+
+@pytest.mark.parametrize("policy", ["solo", "majority", "quorum:2", "first:2", "full"])
+def test_one_veto_stops_a_round(policy):
+    waiting = decide(policy, ready=[0, 1, 2], excused=[3], veto=[3])
+    assert waiting["kind"] == "wait" and waiting["waited_for"] == [3]
+
+
+@given(st.sampled_from(["solo", "majority", "quorum:3", "first:2", "first:4", "full"]),
+       st.integers(0, 15), st.integers(0, 15), st.integers(0, 15), st.integers(0, 1000))
+def test_a_round_has_exactly_the_ready_active_and_never_starts_past_a_veto(policy, ready, excused,
+                                                                           veto, round_):
+    def ranks(bits):
+        return [rank for rank in ALL if bits >> rank & 1]
+
+    decision = decide(policy, ready=ranks(ready), excused=ranks(excused), veto=ranks(veto),
+                      round=round_)
+    if decision["kind"] == "round":
+        assert ready and not veto
+        assert decision["active"] == ranks(ready)
+    else:
+        assert decision["kind"] == "wait"
+    if ready == 15 and not veto:
+        assert decision["kind"] == "round"
+
+
+def test_flush_needs_everybody_and_a_caller_and_nobody_ready():
+    assert decide("solo", flushing=ALL, caller=[1])["kind"] == "flush"
+    assert decide("solo", flushing=[0, 1, 2], caller=[1])["kind"] == "wait"
+    assert decide("solo", flushing=[0, 1, 2], apart=[3], caller=[1])["kind"] == "flush"
+    assert decide("solo", flushing=ALL)["kind"] == "wait"  # all in join()
+    # Rounds come before flushes.
+    assert decide("solo", flushing=[0, 1, 2], caller=[0], ready=[3])["kind"] == "round"
+
+
+def test_an_empty_flush():
+    assert decide("solo", flushing=ALL, caller=ALL)["empty"]
+    assert not decide("solo", flushing=ALL, caller=ALL, holds=[2])["empty"]
+
+
+def test_a_heal_needs_all_active_and_blocked():
+    due = {"heals": True, "merged": [2], "drifted": [2]}
+    healing = decide("solo", ready=ALL, blocked=ALL, **due)
+    assert healing["kind"] == "round" and healing["heal"] and healing["root"] == 0
+    assert not decide("solo", ready=ALL, blocked=[0, 1, 2], **due)["heal"]
+    assert not decide("solo", ready=[0, 1, 2], blocked=[0, 1, 2], **due)["heal"]
+    assert not decide("solo", ready=ALL, blocked=ALL, heals=True)["heal"]
+    assert not decide("solo", ready=ALL, blocked=ALL, merged=[2])["heal"]  # no replicas
+
+
+@pytest.mark.parametrize("drifted, root", [([0], 1), ([0, 1], 2), (ALL, 0), ([3], 0)])
+def test_the_root_is_the_lowest_rank_that_has_not_drifted(drifted, root):
+    decision = decide("solo", ready=ALL, blocked=ALL, heals=True, merged=drifted, drifted=drifted)
+    assert decision["root"] == root
+
+
+def test_resync_every_makes_a_heal_due():
+    every = {"heals": True, "resync_every": 5, "last_heal": 10, "ready": ALL, "blocked": ALL}
+    assert not decide("solo", round=14, **every)["heal"]
+    assert decide("solo", round=15, **every)["heal"]
+
+
+def test_drift_without_merging_makes_no_heal_due():
+    assert not decide("solo", ready=ALL, blocked=ALL, heals=True, drifted=[1])["heal"]
+
+
+def test_a_group_goes_when_all_have_retired_or_ended():
+    assert decide("solo", retired=[0, 1, 2])["kind"] == "wait"
+    assert decide("solo", retired=[0, 1, 2], ended=[3])["kind"] == "remove"
+    assert decide("solo", ended=ALL)["kind"] == "wait"

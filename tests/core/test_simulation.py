@@ -1,0 +1,137 @@
+"""The protocol as a whole, in the simulation: thousands of seeded schedules, fixed programs with
+all kinds of interleavings, and planted mistakes."""
+
+import os
+
+import pytest
+
+from horovod_partial._core import simulation
+
+SCHEDULES = int(os.environ.get("HOROVOD_PARTIAL_SCHEDULES", "10000"))
+CHUNKS = 20
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_invariants_hold_in_random_schedules(chunk):
+    """Invariants 1 to 5, 8 and 9, P from 1 to 16. A failing seed replays with
+    `simulation.run_random(seed)`."""
+    seen = dict(rounds=0, late=0, merged=0, heals=0, flushes=0)
+    for seed in range(chunk * SCHEDULES // CHUNKS, (chunk + 1) * SCHEDULES // CHUNKS):
+        outcome = simulation.run_random(seed, 16)
+        assert not outcome.violation, (
+            f"seed {seed}: {outcome.violation}\n{simulation.describe(seed, 16)}")
+        for key in seen:
+            seen[key] += getattr(outcome, key)
+    # The schedules are worth something only if these things happen in them.
+    assert all(count > 0 for count in seen.values()), seen
+
+
+@pytest.mark.parametrize("fault, found", [
+    ("LOSE_STALE", "conservation"), ("DOUBLE_COUNT", "conservation"),
+    ("MISSING_EXCUSE", "progress"), ("IGNORE_BOUND", "bound")])
+def test_planted_faults_are_found(fault, found):
+    violations = [simulation.run_random(seed, 8, getattr(simulation.Fault, fault)).violation
+                  for seed in range(200)]
+    assert any(violation.startswith(found) for violation in violations), set(violations)
+
+
+def test_a_violation_replays():
+    fault = simulation.Fault.LOSE_STALE
+    seed = next(seed for seed in range(200)
+                if simulation.run_random(seed, 8, fault).violation)
+    assert (simulation.run_random(seed, 8, fault).violation
+            == simulation.run_random(seed, 8, fault).violation)
+
+
+POLICIES = ["solo", "majority", "quorum:2", "first:1", "first:2", "first:3"]
+
+
+def run(programs, policies, seeds=60, **group):
+    names = sorted({word.split(":")[1] for program in programs for word in program.split()
+                    if word.split(":")[0] in ("step", "submit", "flush")})
+    for policy in policies:
+        for seed in range(seeds):
+            groups = [simulation.Group(name, policy=policy, **group) for name in names]
+            outcome = simulation.run(groups, programs, seed)
+            assert not outcome.violation, f"{policy}, seed {seed}: {outcome.violation}"
+
+
+@pytest.mark.parametrize("programs", [
+    ["step:A sync:S", "sync:S step:A"],
+    ["step:A step:B", "step:B step:A"],
+    ["step:A sync:S", "step:A step:A sync:S"],
+    ["step:A join", "step:A flush:A join"],
+    ["sync:S step:A sync:T step:A", "step:A step:A sync:S sync:T", "sync:S sync:T"],
+    ["step:A step:A step:A step:A", "step:A", "step:A step:A"],
+    ["submit:A sync:S wait:A", "sync:S step:A", "submit:A poll:A sync:S"],
+    ["submit:A submit:B wait:B wait:A", "submit:B wait:B submit:A wait:A"],
+    ["barrier:X step:A", "step:A barrier:X", "step:A step:A barrier:X"],
+    ["flush:A step:A flush:A", "flush:A step:A step:A flush:A"],
+    ["step:A flush:A", "flush:A"],
+    ["flush:A", "flush:A", "flush:A"],
+    ["join", "step:A step:A join", "step:A flush:A step:A join"],
+    ["step:A flush:A retire:A sync:S step:B", "step:B step:A flush:A retire:A sync:S"],
+], ids=" | ".join)
+def test_programs_that_an_earlier_wording_hung(programs):
+    run(programs, POLICIES)
+    run(programs, POLICIES, staleness_bound=1)
+    run(programs, POLICIES, staleness_bound=1, catch_up="sum", resync_every=2)
+    run(programs, POLICIES, staleness_bound=2, catch_up="latest", resync_every=1)
+
+
+def test_flush_at_bound_one():
+    run(["step:A flush:A", "step:A step:A step:A flush:A"], POLICIES, staleness_bound=1)
+
+
+def test_a_subset_that_synchronises_each_step_and_a_fast_outsider():
+    inside = " ".join(f"step:A barrier:S{i}" for i in range(5))
+    outside = " ".join(f"step:A compute:1 barrier:S{i}" for i in range(5))
+    run([inside, inside, outside, "step:A " * 12 + " ".join(f"barrier:S{i}" for i in range(5))],
+        POLICIES, staleness_bound=2)
+
+
+def test_full_in_lockstep():
+    run(["step:A step:B sync:S flush:A"] * 4, ["full"])
+    run(["step:A step:A step:A join", "step:A join"], ["full"])
+
+
+def test_heals_come_although_one_rank_is_often_excused():
+    """A rank that falls behind in barriers merges; the others do not go on for ever without it."""
+    program = " ".join(["step:A"] * 20) + " barrier:X"
+    behind = "step:A barrier:X " + " ".join(["step:A"] * 3)
+    for seed in range(40):
+        outcome = simulation.run(
+            [simulation.Group("A", policy="solo", staleness_bound=2)],
+            [program + " step:A step:A step:A flush:A", behind + " flush:A"], seed)
+        assert not outcome.violation, outcome.violation
+        assert outcome.merged == 0 or outcome.heals > 0
+
+
+def test_alone_every_policy_is_the_plain_optimizer():
+    for policy in POLICIES + ["full"]:
+        outcome = simulation.run([simulation.Group("A", policy=policy)],
+                                 ["step:A step:A step:A flush:A"], 0)
+        assert not outcome.violation
+        assert (outcome.rounds, outcome.late, outcome.mean_active) == (4, 0, 1.0)
+
+
+def test_the_mean_active_of_majority():
+    """Invariant 6 on the protocol: ranks that arrive in random order."""
+    total = count = 0
+    for seed in range(150):
+        programs = [f"compute:{1 + (seed * 7 + 13 * rank) % 40} "
+                    + " ".join(f"step:A compute:{1 + (seed * 31 + 17 * rank + 7 * i) % 40}"
+                               for i in range(10)) for rank in range(8)]
+        outcome = simulation.run([simulation.Group("A", staleness_bound=100)], programs, seed)
+        assert not outcome.violation
+        total += outcome.mean_active * outcome.rounds
+        count += outcome.rounds
+    solo = simulation.run([simulation.Group("A", policy="solo", staleness_bound=100)], programs, 0)
+    assert solo.mean_active < total / count < 6.5
+
+
+def test_wrong_programs_are_errors():
+    with pytest.raises(ValueError, match="no step"):
+        simulation.run([simulation.Group("A")], ["stride:A"])
+    with pytest.raises(ValueError, match="policy="):
+        simulation.run([simulation.Group("A", policy="most")], ["step:A"])

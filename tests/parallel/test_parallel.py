@@ -1,0 +1,30 @@
+"""Runs the bodies in tests/parallel/torch on 1, 2 and 4 ranks, over Gloo and over MPI.
+
+The bodies are pytest files that every rank runs in the same order. A hang in any rank ends the run
+within a minute, with that rank's stacks.
+"""
+
+import pytest
+
+from conftest import ROOT
+
+HERE = ROOT / "tests/parallel"
+NO_CACHE = {"HOROVOD_CACHE_CAPACITY": "0", "HOROVOD_FUSION_THRESHOLD": "64"}
+
+
+@pytest.mark.parametrize("np, backend, env", [
+    pytest.param(1, "gloo", {}, id="np1-gloo"),
+    pytest.param(2, "gloo", {}, id="np2-gloo"),
+    pytest.param(4, "gloo", {}, id="np4-gloo"),
+    pytest.param(2, "gloo", NO_CACHE, id="np2-gloo-no-cache-tiny-fusion"),
+    pytest.param(1, "mpi", {}, id="np1-mpi"),
+    pytest.param(2, "mpi", {}, id="np2-mpi"),
+    pytest.param(4, "mpi", {}, id="np4-mpi"),
+    pytest.param(2, "mpi", NO_CACHE, id="np2-mpi-no-cache-tiny-fusion"),
+])
+@pytest.mark.timeout(600)
+def test_torch(launch, tmp_path, np, backend, env):
+    result = launch(np, [str(HERE / "run_rank.py"), str(HERE / "torch")], backend,
+                    {**env, "HOROVOD_PARTIAL_TEST_EVENTS": str(tmp_path / "store")}, timeout=500)
+    assert result.returncode == 0, result.output[-8000:]
+    assert result.output.count(" passed") == np, result.output[-8000:]
