@@ -27,11 +27,11 @@ demo: $(VENV)/.built ## Trains the digits once per policy: table, results.json, 
 
 .PHONY: test
 test: $(VENV)/.built $(VENV)/.test ## All tests (ARGS="-k word" for some)
-	$(RUN) python -m pytest $(ARGS)
+	$(RUN) pytest $(ARGS)
 
 .PHONY: test-core
 test-core: $(VENV)/.built $(VENV)/.test ## The core, in one process: needs no launcher
-	$(RUN) python -m pytest tests/core $(ARGS)
+	$(RUN) pytest tests/core $(ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.built ## Style of the Python files

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -168,8 +169,6 @@ def test_float16_round_trips_every_value():
 
 @given(bits)
 def test_bfloat16_adds_in_float32_and_rounds_to_even(a):
-    import torch
-
     x = torch.from_numpy(a.view(np.int16).copy()).view(torch.bfloat16)
     b = a[::-1].copy()
     y = torch.from_numpy(b.view(np.int16).copy()).view(torch.bfloat16)

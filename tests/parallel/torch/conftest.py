@@ -41,7 +41,7 @@ def hvd():
     import horovod_partial.torch as hvd
 
     torch.set_num_threads(1)
-    hvd.init()
+    hvd.init(process_sets="dynamic")
     return hvd
 
 
