@@ -40,7 +40,7 @@ def parse_args():
     parser.add_argument("--policies", nargs="+", default=["full", "solo", "majority", "first:3"],
                         metavar="POLICY",
                         help="solo, majority, quorum:K, first:K or full, in this order")
-    parser.add_argument("--rounds", type=int, default=150, help="length of a training, in rounds")
+    parser.add_argument("--rounds", type=int, default=160, help="length of a training, in rounds")
     parser.add_argument("--seeds", type=int, default=3,
                         help="trainings per policy; the table shows medians")
     parser.add_argument("--imbalance", choices=PATTERNS, default="persistent",
@@ -49,8 +49,9 @@ def parse_args():
     parser.add_argument("--delay-ms", type=float, default=200,
                         help="what the imbalance adds to a step")
     parser.add_argument("--batch-size", type=int, default=32, help="images per rank and step")
-    parser.add_argument("--learning-rate", type=float, default=0.1)
-    parser.add_argument("--momentum", type=float, default=0.9)
+    parser.add_argument("--learning-rate", type=float, default=0.5,
+                        help="at the beginning; it falls to a tenth, linearly with the rounds")
+    parser.add_argument("--momentum", type=float, default=0.0)
     parser.add_argument("--catch-up", choices=["replay", "sum", "latest"], default="replay",
                         help="what a late rank does with the rounds that it has missed")
     parser.add_argument("--staleness-bound", type=int, default=8,
@@ -120,6 +121,12 @@ def replicas_identical(model):
     return hvd.allreduce(torch.tensor([float(torch.equal(mine, root))]), name="same").item() == 1
 
 
+def set_learning_rate(optimizer, args, round_index):
+    progress = min(round_index / args.rounds, 1)
+    for group in optimizer.param_groups:
+        group["lr"] = args.learning_rate * (1 - 0.9 * progress)
+
+
 def train(args, policy, seed, data, show):
     train_x, train_y, test_x, test_y = data
     torch.manual_seed(seed)
@@ -129,6 +136,9 @@ def train(args, policy, seed, data, show):
                    staleness_bound=args.staleness_bound) if PARTIAL else {}
     optimizer = hvd.DistributedOptimizer(optimizer, model.named_parameters(), **partial)
     hvd.broadcast_parameters(model.state_dict(), root_rank=0)
+    if PARTIAL:
+        # The schedule follows rounds, so that replicas stay identical.
+        optimizer.register_before_round(lambda index: set_learning_rate(optimizer, args, index))
 
     compute = EmulatedCompute(args, seed)
     share = batches(train_x, train_y, args.batch_size, seed)
@@ -141,6 +151,8 @@ def train(args, policy, seed, data, show):
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(model(x), y).backward()
         compute.step()
+        if not PARTIAL:
+            set_learning_rate(optimizer, args, round_index)
         optimizer.step()
         steps += 1
         if hvd.rank() == 0:

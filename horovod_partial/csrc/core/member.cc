@@ -279,9 +279,39 @@ void Member::Register(const std::vector<std::string>& messages) {
   OrderActions();
 }
 
+bool Member::SettleFailure(const std::string& name,
+                           std::vector<Announcement>& announcements,
+                           const std::vector<Whereabouts>& whereabouts) {
+  auto failure = failures_.find(name);
+  if (failure == failures_.end()) {
+    return true;
+  }
+  RankSet& told = failure->second.told;
+  bool settled = true;
+  for (int rank = 0; rank < size_; ++rank) {
+    auto& announcement = announcements[rank];
+    if (!told.Has(rank) && announcement.made) {
+      told.Add(rank);
+      announcement = Announcement();
+      if (rank == rank_) {
+        RefuseHeld(name, failure->second.message);
+      }
+    }
+    settled = settled &&
+              (told.Has(rank) || whereabouts[rank].Excused(/*full=*/false));
+  }
+  if (settled) {
+    failures_.erase(failure);
+  }
+  return settled;
+}
+
 bool Member::Settle(const std::string& name,
-                    const std::vector<Announcement>& announcements,
+                    std::vector<Announcement>& announcements,
                     const std::vector<Whereabouts>& whereabouts) {
+  if (!SettleFailure(name, announcements, whereabouts)) {
+    return false;
+  }
   RankSet announcers(size_);
   RankSet submitters(size_);
   int first = -1; // the lowest rank with a spec
@@ -298,10 +328,7 @@ bool Member::Settle(const std::string& name,
     }
   }
 
-  auto failure = failures_.find(name);
-  if (failure != failures_.end()) {
-    const std::string message = failure->second.message;
-    Fail(name, message, failure->second.told | announcers);
+  if (announcers.Empty()) {
     return true;
   }
 
@@ -341,12 +368,10 @@ bool Member::Settle(const std::string& name,
     if (announcers.Has(rank)) {
       continue;
     }
-    const auto& where = whereabouts[rank];
-    const bool waits = where.elsewhere || !where.waits.empty();
-    if (!where.gone && (full || !waits)) {
+    if (!whereabouts[rank].Excused(full)) {
       return false;
     }
-    all_gone = all_gone && where.gone;
+    all_gone = all_gone && whereabouts[rank].gone;
   }
   if (first < 0) {
     if (!all_gone) {

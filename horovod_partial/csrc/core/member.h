@@ -95,6 +95,10 @@ private:
     bool gone = false; // joined or ended
     bool elsewhere = false;
     std::set<std::string> waits; // for requests of these groups
+
+    bool Excused(bool full) const {
+      return gone || (!full && (elsewhere || !waits.empty()));
+    }
   };
   // A request for a group that is not registered yet.
   struct Held {
@@ -102,7 +106,8 @@ private:
     Request request;
   };
   // A group whose announcements disagreed. Ranks that have not heard of it are
-  // told at their next request.
+  // told at their next request; who asks anew waits until all others have been
+  // told or are excused.
   struct Failure {
     std::string message;
     RankSet told;
@@ -114,8 +119,12 @@ private:
   // Looks at what has been announced under a name; true when that is settled,
   // by a group or by an error.
   bool Settle(const std::string& name,
-              const std::vector<Announcement>& announcements,
+              std::vector<Announcement>& announcements,
               const std::vector<Whereabouts>& whereabouts);
+  // Tells of an earlier failure; true when everybody has been told.
+  bool SettleFailure(const std::string& name,
+                     std::vector<Announcement>& announcements,
+                     const std::vector<Whereabouts>& whereabouts);
   void Create(const std::string& name, const GroupSpec& spec,
               const RankSet& submitters);
   void Fail(const std::string& name, const std::string& message,

@@ -1,0 +1,137 @@
+"""Whole jobs: how ranks end, how they fail, and scripts that know nothing of us."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT
+
+SCRIPTS = ROOT / "tests/integration/scripts"
+BACKENDS = ["gloo", "mpi"]
+pytestmark = pytest.mark.timeout(300)
+
+
+def script(name, *arguments):
+    return [str(SCRIPTS / f"{name}.py"), *arguments]
+
+
+@pytest.mark.parametrize("how", ["end", "flush", "join", "shutdown", "exit0", "synchronous"])
+def test_a_rank_that_ends_early_drains(launch, how):
+    result = launch(3, script("uneven_end", how))
+    assert result.returncode == 0, result.output
+    assert "rank 0 did 3 steps" in result.output
+    for rank in (1, 2):
+        assert f"rank {rank} did 40 steps" in result.output
+        if how == "synchronous":
+            assert f"rank {rank}: HorovodInternalError" in result.output
+
+
+def test_a_rank_that_ends_early_drains_over_mpi(launch):
+    result = launch(3, script("uneven_end", "flush"), "mpi")
+    assert result.returncode == 0, result.output
+    assert result.output.count("did 40 steps") == 2
+
+
+def test_what_was_in_no_round_is_reported(launch):
+    """The ranks that submit last, without a flush, may leave gradients behind: that is said."""
+    result = launch(2, script("uneven_end", "end"))
+    assert result.returncode == 0
+    for line in re.findall(r".*in no round.*", result.output):
+        assert "optimizer.0" in line
+
+
+@pytest.mark.parametrize("how, message", [
+    ("raise", "a bug in step 3"), ("exit", ""), ("kill", "")])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_rank_that_fails_ends_the_job_for_all(launch, backend, how, message):
+    result = launch(3, script("failing", how), backend, timeout=90)
+    assert result.returncode != 0
+    assert message in result.output
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_stock_script_runs_unchanged(launch, backend):
+    result = launch(2, script("stock"), backend)
+    assert result.returncode == 0, result.output
+    assert result.output.count("trained synchronously") == 2
+
+
+def test_a_stock_script_trains_partially_by_the_environment(launch):
+    result = launch(2, script("stock"), env={"HOROVOD_PARTIAL_POLICY": "solo"})
+    assert result.returncode == 0, result.output
+    assert result.output.count("trained partially: solo") == 2
+
+
+@pytest.mark.parametrize("np", [1, 2])
+def test_several_lives_in_one_process(launch, np):
+    result = launch(np, script("again"))
+    assert result.returncode == 0, result.output
+    assert result.output.count("had three lives") == np
+
+
+def test_the_version_is_local():
+    version = subprocess.run([sys.executable, "-c", "import horovod; print(horovod.__version__)"],
+                             capture_output=True, text=True, cwd="/", check=True).stdout.strip()
+    assert re.fullmatch(r"0\.28\.1\+partial\.\d+\.\d+\.\d+", version)
+    installed = subprocess.run([sys.executable, "-m", "pip", "list", "--format=json"],
+                               capture_output=True, text=True, cwd="/", check=True).stdout
+    versions = {entry["name"]: entry["version"] for entry in json.loads(installed)}
+    assert versions["horovod"] == version
+    assert "horovod-partial" not in versions  # one distribution
+
+
+def test_check_build_names_us():
+    output = subprocess.run(["horovodrun", "--check-build"], capture_output=True, text=True,
+                            check=True).stdout
+    assert "[X] Partial collectives" in output
+    assert "[X] PyTorch" in output and "[X] TensorFlow" in output and "[X] Gloo" in output
+
+
+class TestDemo:
+    """The main job, short."""
+
+    def run(self, launch, tmp_path, np, *options):
+        result = launch(np, ["examples/pytorch_digits.py", "--rounds", "12", "--seeds", "1",
+                             "--base-ms", "5", "--delay-ms", "10", "--output", str(tmp_path),
+                             *options])
+        assert result.returncode == 0, result.output
+        assert (tmp_path / "accuracy.png").stat().st_size > 10_000
+        return json.loads((tmp_path / "results.json").read_text()), result.output
+
+    @pytest.mark.parametrize("imbalance", ["persistent", "random", "skew", "heavy", "none"])
+    def test_four_ranks(self, launch, tmp_path, imbalance):
+        results, output = self.run(launch, tmp_path, 4, "--imbalance", imbalance)
+        assert [row["policy"] for row in results["summary"]] == [
+            "full", "solo", "majority", "first:3"]
+        assert results["emulated_compute"] and "emulated" in output
+        for run in results["runs"]:
+            assert run["rounds"] >= 12 and run["replicas_identical"]
+            assert run["samples_per_second"] > 0 and run["curve"]
+        assert results["summary"][0]["mean_active"] == 4
+
+    def test_one_process(self, launch, tmp_path):
+        results, _ = self.run(launch, tmp_path, 1, "--policies", "full", "majority")
+        assert all(row["mean_active"] == 1 for row in results["summary"])
+
+    def test_stock_horovod_by_one_import(self, launch, tmp_path):
+        text = (ROOT / "examples/pytorch_digits.py").read_text()
+        changed = text.replace("\nimport horovod_partial.torch as hvd",
+                               "\nimport horovod.torch as hvd")
+        assert changed != text
+        path = tmp_path / "stock.py"
+        path.write_text(changed)
+        result = launch(2, [str(path), "--rounds", "8", "--seeds", "1", "--base-ms", "2",
+                            "--delay-ms", "2", "--output", str(tmp_path)])
+        assert result.returncode == 0, result.output
+        assert os.path.exists(tmp_path / "results.json")
+
+    def test_help_and_wrong_options(self):
+        command = [sys.executable, str(ROOT / "examples/pytorch_digits.py")]
+        shown = subprocess.run([*command, "--help"], capture_output=True, text=True)
+        assert shown.returncode == 0 and "--imbalance" in shown.stdout
+        wrong = subprocess.run([*command, "--rounds", "0"], capture_output=True, text=True)
+        assert wrong.returncode == 2 and "--rounds must be at least 1" in wrong.stderr
