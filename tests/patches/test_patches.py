@@ -89,8 +89,7 @@ def build(tmp_path, **env):
     project = tmp_path / "project"
     shutil.copytree(ROOT, project, ignore=shutil.ignore_patterns(
         ".git", ".venv", "build", "results", "*.egg-info", "__pycache__"))
-    environment = {key: value for key, value in os.environ.items() if key != "HOROVOD_SDIST"}
-    environment.update(HOROVOD_SDIST=str(host.archive(ROOT / "build")), **env)
+    environment = {**os.environ, "HOROVOD_SDIST": str(host.archive(ROOT / "build")), **env}
     return subprocess.run([sys.executable, "setup.py", "build_ext"], cwd=project,
                           env=environment, capture_output=True, text=True)
 
