@@ -1,0 +1,171 @@
+"""One process with Horovod: the surface, every optimizer of torch, the replica's bytes."""
+
+import copy
+import inspect
+
+import pytest
+import torch
+
+import horovod.torch
+import horovod_partial
+import horovod_partial.torch as hvd
+from horovod_partial.torch import replica
+
+
+@pytest.fixture(scope="module", autouse=True)
+def horovod_alone():
+    hvd.init()
+    yield
+    hvd.shutdown()
+
+
+def build():
+    torch.manual_seed(3)
+    return torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+
+
+def step(optimizer, model, number):
+    generator = torch.Generator().manual_seed(number)
+    optimizer.zero_grad()
+    model(torch.randn(8, 4, generator=generator)).pow(2).mean().backward()
+    optimizer.step()
+
+
+def every_optimizer():
+    needs_other_gradients = {"Optimizer", "LBFGS", "SparseAdam", "Muon"}  # Muon: matrices only
+    return sorted(name for name, value in vars(torch.optim).items()
+                  if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer)
+                  and name not in needs_other_gradients)
+
+
+@pytest.mark.parametrize("kind", every_optimizer())
+def test_every_torch_optimizer_trains_as_without_horovod(kind):
+    models = build(), build()
+    make = getattr(torch.optim, kind)
+    plain = make(models[0].parameters(), lr=0.01)
+    partial = hvd.DistributedOptimizer(make(models[1].parameters(), lr=0.01),
+                                       models[1].named_parameters())
+    assert isinstance(partial, make)
+    for number in range(4):
+        step(plain, models[0], number)
+        step(partial, models[1], number)
+    for a, b in zip(models[0].parameters(), models[1].parameters()):
+        assert torch.equal(a, b)
+    assert partial.round == 4
+    # What torch's own checkpoint needs is there.
+    fresh = make(build().parameters(), lr=0.5)
+    fresh.load_state_dict(partial.state_dict())
+    assert fresh.param_groups[0]["lr"] == partial.param_groups[0]["lr"]
+
+
+def test_sparse_adam():
+    table = torch.nn.Embedding(6, 2, sparse=True)
+    optimizer = hvd.DistributedOptimizer(torch.optim.SparseAdam(table.parameters()),
+                                         sparse_as_dense=True)
+    before = table.weight.detach().clone()
+    table(torch.tensor([1, 4])).sum().backward()
+    optimizer.step()
+    changed = (table.weight != before).any(1).tolist()
+    assert changed == [False, True, False, False, True, False]
+
+
+def test_all_of_horovod_torch_is_there():
+    missing = [name for name in vars(horovod.torch)
+               if not name.startswith("_") and not hasattr(hvd, name)]
+    assert missing == []
+    for name in ("allreduce", "broadcast_parameters", "SyncBatchNorm", "elastic", "Compression"):
+        assert getattr(hvd, name) is getattr(horovod.torch, name)
+
+
+SURFACE = ["DistributedOptimizer", "partial_allreduce", "partial_allreduce_async",
+           "partial_flush", "partial_stats", "rounds", "excused", "Round", "poll", "synchronize",
+           "Solo", "Majority", "Quorum", "First", "Full", "Policy"]
+
+
+@pytest.mark.parametrize("name", SURFACE)
+def test_the_surface_is_documented(name):
+    assert len(inspect.getdoc(getattr(hvd, name)) or "") > 40
+
+
+@pytest.mark.parametrize("name", ["step", "flush", "round", "stats", "register_before_round",
+                                  "synchronize", "skip_synchronize", "state_dict",
+                                  "load_state_dict"])
+def test_the_optimizer_is_documented(name):
+    optimizer = hvd.DistributedOptimizer(torch.optim.SGD(build().parameters()))
+    assert len(inspect.getdoc(getattr(type(optimizer), name)) or "") > 30
+
+
+def test_drop_in_arguments_come_in_horovods_order():
+    ours = list(inspect.signature(hvd.DistributedOptimizer).parameters)
+    theirs = list(inspect.signature(horovod.torch.DistributedOptimizer).parameters)
+    assert ours[:len(theirs)] == theirs
+
+
+def test_groups_are_numbered_in_order_of_construction():
+    names = [hvd.DistributedOptimizer(torch.optim.SGD(build().parameters()))._group_name
+             for _ in range(3)]
+    numbers = [int(name.removeprefix("optimizer.")) for name in names]
+    assert numbers == list(range(numbers[0], numbers[0] + 3))
+
+
+def test_it_takes_over_the_state_of_the_wrapped_optimizer():
+    model = build()
+    inner = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    step(inner, model, 0)
+    momentum = inner.state[model[0].weight]["momentum_buffer"].clone()
+    partial = hvd.DistributedOptimizer(inner, model.named_parameters())
+    assert torch.equal(partial.state[model[0].weight]["momentum_buffer"], momentum)
+
+
+class TestReplica:
+    def make(self):
+        model = build()
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01, amsgrad=True)
+        step(optimizer, model, 0)
+        return model, optimizer
+
+    def test_a_replica_goes_over_bit_for_bit(self):
+        one, two = self.make(), self.make()
+        step(one[1], one[0], 7)
+        one[1].param_groups[0]["lr"] = 0.25
+        assert replica.digest(one[1]) != replica.digest(two[1])
+        replica.load(two[1], replica.dump(one[1]))
+        assert replica.digest(one[1]) == replica.digest(two[1])
+        step(one[1], one[0], 8)
+        step(two[1], two[0], 8)
+        assert replica.digest(one[1]) == replica.digest(two[1])
+
+    def test_into_an_optimizer_without_state(self):
+        _, one = self.make()
+        two = torch.optim.Adam(build().parameters(), lr=0.5)
+        replica.load(two, replica.dump(one))
+        assert replica.digest(one) == replica.digest(two)
+
+    @pytest.mark.parametrize("change", [
+        lambda model, optimizer: model[0].weight.data[0, 0].add_(1e-7),
+        lambda model, optimizer: optimizer.state[model[0].bias]["exp_avg"][0].add_(1e-9),
+        lambda model, optimizer: optimizer.state[model[0].bias]["step"].add_(1),
+        lambda model, optimizer: optimizer.param_groups[0].update(lr=0.02)],
+        ids=["weight", "state", "step", "option"])
+    def test_every_difference_changes_the_digest(self, change):
+        model, optimizer = self.make()
+        before = replica.digest(optimizer)
+        assert before == replica.digest(optimizer)
+        change(model, optimizer)
+        assert replica.digest(optimizer) != before
+
+    def test_state_of_another_dtype_than_its_parameter(self):
+        """Optimizer.load_state_dict would cast it."""
+        weight = torch.nn.Parameter(torch.zeros(2, dtype=torch.float16))
+        one = torch.optim.SGD([weight], lr=0.1)
+        one.state[weight]["momentum_buffer"] = torch.full((2,), 1 + 2.0**-20)
+        two = copy.deepcopy(one)
+        other = two.param_groups[0]["params"][0]
+        two.state[other]["momentum_buffer"] = torch.zeros(2)
+        replica.load(two, replica.dump(one))
+        assert two.state[other]["momentum_buffer"].dtype == torch.float32
+        assert replica.digest(one) == replica.digest(two)
+
+
+def test_the_versions_agree():
+    assert horovod.__version__.endswith("+partial." + horovod_partial.__version__)
