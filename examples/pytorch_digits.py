@@ -49,9 +49,9 @@ def parse_args():
     parser.add_argument("--delay-ms", type=float, default=200,
                         help="what the imbalance adds to a step")
     parser.add_argument("--batch-size", type=int, default=32, help="images per rank and step")
-    parser.add_argument("--learning-rate", type=float, default=0.5,
+    parser.add_argument("--learning-rate", type=float, default=0.2,
                         help="at the beginning; it falls to a tenth, linearly with the rounds")
-    parser.add_argument("--momentum", type=float, default=0.0)
+    parser.add_argument("--momentum", type=float, default=0.9)
     parser.add_argument("--catch-up", choices=["replay", "sum", "latest"], default="replay",
                         help="what a late rank does with the rounds that it has missed")
     parser.add_argument("--staleness-bound", type=int, default=8,
