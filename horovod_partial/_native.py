@@ -18,6 +18,7 @@ class Ask(enum.IntEnum):
     OFFER = 4
     RECEIVE = 5
     RETIRE = 6
+    UNLISTEN = 7
 
 
 class DType(enum.IntEnum):
@@ -208,9 +209,13 @@ class Library:
 
     def drain(self):
         """Ends this rank: blocks until every rank has ended, or Horovod has shut down."""
-        self._function("end")()
+        self._function("end")(1)
         while not self._function("drained")():
             time.sleep(0.005)
+
+    def begin_anew(self):
+        """After a shutdown: this rank has not ended, should Horovod be initialized again."""
+        self._function("end")(0)
 
 
 class Ticket:

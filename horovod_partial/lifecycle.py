@@ -5,7 +5,8 @@ rank whose application ends in the normal way *drains* before: it takes part in 
 until every rank has ended. Horovod's own modules call the functions here (``patches/partial``).
 
 Normal ends are ``hvd.shutdown()``, the end of the script, and ``sys.exit(0)``. Not normal, so that
-the others learn at once, are an uncaught exception and a non-zero ``sys.exit``. Not seen, and so
+the others learn at once, are an uncaught exception, ``hvd.shutdown()`` while one is handled (in a
+``finally``, say), and a non-zero ``sys.exit``. Not seen, and so
 taken for normal: ``raise SystemExit(1)`` without ``sys.exit``. ``os._exit`` and signals end the
 process without any of this.
 """
@@ -62,17 +63,26 @@ def shut_down(basics, shut_down_horovod):
     """Called by ``hvd.shutdown()`` and at exit: drains where that is due, shuts Horovod down, and
     says what was in no round."""
     partial = _partial_job or bool(os.environ.get(config.POLICY))
-    if not partial or _failed or _resetting or not basics.is_initialized():
+    failed = _failed or _is_failure(sys.exc_info()[1])
+    if not partial or failed or _resetting or not basics.is_initialized():
         shut_down_horovod()
         return
     rank = basics.rank()
     library = _native.Library(basics.MPI_LIB_CTYPES)
     library.drain()
     shut_down_horovod()
+    library.begin_anew()
     left = library.left()
     if left:
         print(f"[rank {rank}] horovod_partial: what was submitted last to {', '.join(left)} was "
               "in no round (flush() and hvd.rounds() carry it)", file=sys.stderr, flush=True)
+
+
+def _is_failure(error):
+    """Whether a shutdown during the handling of this exception is no normal end."""
+    if isinstance(error, SystemExit):
+        return error.code not in (None, 0, False)
+    return error is not None
 
 
 def _watch_exits():

@@ -154,7 +154,7 @@ def partial_allreduce_async(tensors, name, policy=None, op=Average, staleness_bo
         for i, tensor in enumerate(tensors))
     names.claim(name, _PLAIN)
 
-    wanted = (specs, settings, op, process_set.process_set_id)
+    wanted = (specs, settings, op, process_set.process_set_id, process_set.size())
     known = _definitions.get(name)
     if known is None or known[0] != wanted:
         spec = library.define(name, specs, settings.limited_to(process_set.size()), op == Average)

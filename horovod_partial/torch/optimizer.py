@@ -21,6 +21,7 @@ from horovod_partial.torch.ops import (
 _STATE = "horovod_partial"
 _numbers = itertools.count()
 _live = weakref.WeakSet()
+_arrays_in_use = {}  # by ticket number
 
 
 class _Owner:
@@ -62,11 +63,13 @@ class _PartialOptimizer:
         if not self._trained:
             raise ValueError("optimizer has no parameter that requires a gradient")
         self._sparse = set()  # parameters whose gradients come sparse
-        # The group's definition and its tensors, from the first contribution on.
+        # The group's definition (for a number of ranks) and its tensors, from the first
+        # contribution on.
         self._spec = None
         self._tensors = None
         self._round = 0
         self._before_round = collections.OrderedDict()
+        self._under_way = None  # a submission without an answer yet, and its contribution
         self._synchronized = None  # the answer that synchronize() left for step()
         self._should_synchronize = True
         self._drifted = False  # to be said with the next request
@@ -86,6 +89,10 @@ class _PartialOptimizer:
     def round(self):
         """The number of rounds that this rank has applied, flushes included."""
         return self._round
+
+    def set_round(self, number):
+        """Takes over the round number of another rank's replica."""
+        self._round = number
 
     def step(self, closure=None):
         """Submits this rank's gradients and applies the rounds that come back: the one that it
@@ -109,14 +116,9 @@ class _PartialOptimizer:
                               "context after optimizer.synchronize(). The gradients are reduced "
                               "once more. Consider optimizer.register_before_round().")
                 self._finish(self._synchronized)
-            self._apply_restored()
-            contribution = self._contribution()
-            ticket = self._ask(Ask.SUBMIT, contribution)
-            answer = ticket.answer()
-            for raw in answer.rounds:
-                self._apply(raw.count, raw.empty, self._read(raw, contribution))
-            ticket.close()
-            self._finish(answer)
+            self._catch_up_first()
+            self._submit()
+            self._take_rounds()
         else:
             if self._synchronized is not None:
                 self._run_before_round(self._round - 1)
@@ -140,16 +142,15 @@ class _PartialOptimizer:
             return
         if self._synchronized is not None:
             self._finish(self._synchronized)
-        self._apply_restored()
-        contribution = self._contribution()
-        ticket = self._ask(Ask.SUBMIT, contribution)
+        self._catch_up_first()
+        ticket, contribution = self._submit()
         answer = ticket.answer()
         total = None
         for raw in answer.rounds:
             self._round += raw.count
             results = self._read(raw, contribution)
             total = results if total is None else [a.add_(b) for a, b in zip(total, results)]
-        ticket.close()
+        self._close_submission()
         self._drifted = self._drifted or len(answer.rounds) > 1
         self._set_gradients(total)
         self._synchronized = answer
@@ -184,7 +185,7 @@ class _PartialOptimizer:
             return
         if self._synchronized is not None:
             self._finish(self._synchronized)
-        self._apply_restored()
+        self._catch_up_first()
         while True:
             ticket = self._ask(Ask.FLUSH)
             answer = ticket.answer()
@@ -223,6 +224,8 @@ class _PartialOptimizer:
                 send_buffer=_to_tensor(saved.send_buffer),
                 pending=[(count, empty, _to_tensor(result))
                          for _, count, empty, result in saved.pending])
+        elif self._restored is not None:
+            extra.update(self._restored, round=self._round)
         state[_STATE] = extra
         return state
 
@@ -248,6 +251,40 @@ class _PartialOptimizer:
             return
         self._drifted = extra["drifted"]
         self._restored = extra
+
+    def _catch_up_first(self):
+        """Before a request: what an interrupted step or a checkpoint has left."""
+        if self._under_way is not None:
+            with self._gradients_kept():
+                self._take_rounds()
+        self._apply_restored()
+
+    def _submit(self):
+        contribution = self._contribution()
+        ticket = self._ask(Ask.SUBMIT, contribution)
+        # The background thread reads the arrays until the answer, whatever happens here.
+        _arrays_in_use[ticket.number] = contribution.arrays
+        self._under_way = (ticket, contribution)
+        return self._under_way
+
+    def _take_rounds(self):
+        """Waits for the submission under way, and applies the rounds that come back."""
+        ticket, contribution = self._under_way
+        try:
+            answer = ticket.answer()
+        except Exception:
+            self._close_submission()
+            raise
+        for raw in answer.rounds:
+            self._apply(raw.count, raw.empty, self._read(raw, contribution))
+        self._close_submission()
+        self._finish(answer)
+
+    def _close_submission(self):
+        ticket, _ = self._under_way
+        self._under_way = None
+        ticket.close()
+        _arrays_in_use.pop(ticket.number, None)
 
     def _apply_restored(self):
         """Applies a checkpoint's pending rounds; its send buffer goes with the next request."""
@@ -292,7 +329,8 @@ class _PartialOptimizer:
                     "partial group keeps its shapes and dtypes")
 
     def _definition(self, contribution=None):
-        if self._spec is None:
+        ranks = self.process_set.size()
+        if self._spec is None or self._spec[0] != ranks:
             contribution = contribution or self._contribution(zeros=True)
             self._tensors = [
                 _native.TensorSpec(self._parameter_names[p], array.dtype, tuple(array.shape))
@@ -302,10 +340,10 @@ class _PartialOptimizer:
                 for spec in self._tensors]
             average = self.op == Average
             factor = self.gradient_predivide_factor if average else 1.0
-            self._spec = library.define(
-                self._group_name, tensors, self._settings.limited_to(self.process_set.size()),
-                average, prescale=1.0 / factor, postscale=factor, heals=True)
-        return self._spec
+            self._spec = (ranks, library.define(
+                self._group_name, tensors, self._settings.limited_to(ranks), average,
+                prescale=1.0 / factor, postscale=factor, heals=True))
+        return self._spec[1]
 
     def _ask(self, what, contribution=None, digest=None, payload=None):
         if what in (Ask.SUBMIT, Ask.FLUSH) and self._restored is not None:
@@ -463,8 +501,11 @@ def _join_service():
                 break
             if not answered:
                 library.wait_any(list(tickets.values()), 0.005)
-        for ticket in tickets.values():
-            ticket.close()
+        for optimizer, ticket in tickets.items():
+            over = optimizer._ask(Ask.UNLISTEN)
+            over.answer()
+            over.close()
+            optimizer._serve(ticket)
 
     return serve
 
@@ -626,6 +667,8 @@ def rounds(opt, n, every=None):
         raise ValueError(f"opt={opt!r} is not a partial hvd.DistributedOptimizer")
     n = config.whole_number("n", n, 0)
     every = None if every is None else config.whole_number("every", every, 1)
+    if not opt.process_set.included():
+        raise ValueError("opt: this rank is not in the optimizer's process set, and has no rounds")
 
     def count():
         opt.flush()

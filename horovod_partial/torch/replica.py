@@ -25,6 +25,7 @@ def digest(optimizer):
         else:
             fingerprint.update(repr(value).encode())
 
+    add(getattr(optimizer, "round", None))
     for group in optimizer.param_groups:
         for key in sorted(key for key in group if key != "params"):
             add(key)
@@ -43,6 +44,7 @@ def dump(optimizer):
     parameters = _parameters(optimizer)
     buffer = io.BytesIO()
     torch.save({
+        "round": getattr(optimizer, "round", None),
         "parameters": [p.detach().cpu() for p in parameters],
         "state": [_on_host(dict(optimizer.state.get(p, {}))) for p in parameters],
         "options": [{key: value for key, value in group.items() if key != "params"}
@@ -64,6 +66,8 @@ def load(optimizer, replica):
                        p.device)
     for group, options in zip(optimizer.param_groups, loaded["options"]):
         group.update(options)
+    if loaded["round"] is not None:
+        optimizer.set_round(loaded["round"])
 
 
 def _on_host(state):

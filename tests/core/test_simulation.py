@@ -70,6 +70,8 @@ def run(programs, policies, seeds=60, **group):
     ["step:A flush:A", "flush:A"],
     ["flush:A", "flush:A", "flush:A"],
     ["join", "step:A step:A join", "step:A flush:A step:A join"],
+    ["step:A join step:A step:A flush:A", "step:A step:A join step:A flush:A",
+     "join step:A step:A step:A step:A flush:A"],
     ["step:A flush:A retire:A sync:S step:B", "step:B step:A flush:A retire:A sync:S"],
 ], ids=" | ".join)
 def test_programs_that_an_earlier_wording_hung(programs):

@@ -45,7 +45,8 @@ def test_what_was_in_no_round_is_reported(launch):
 
 
 @pytest.mark.parametrize("how, message", [
-    ("raise", "a bug in step 3"), ("exit", ""), ("kill", "")])
+    ("raise", "a bug in step 3"), ("raise-and-shut-down", "a bug in step 3"), ("exit", ""),
+    ("kill", "")])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_rank_that_fails_ends_the_job_for_all(launch, backend, how, message):
     result = launch(3, script("failing", how), backend, timeout=90)

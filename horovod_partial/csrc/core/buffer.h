@@ -28,6 +28,7 @@ public:
   DType dtype(int buffer) const { return dtypes_[buffer]; }
   DType storage(int buffer) const { return StorageType(dtypes_[buffer]); }
   int64_t elements(int buffer) const { return elements_[buffer]; }
+  int64_t total_bytes() const;
   int64_t bytes(int buffer) const {
     return elements_[buffer] * DTypeBytes(storage(buffer));
   }
@@ -54,8 +55,8 @@ public:
   void Add(const Buffers& other);
   void CopyOut(const std::vector<void*>& tensors) const;
 
-  // The bytes of all buffers, for a checkpoint, and back. AddSaved throws
-  // std::invalid_argument when they are not of this layout.
+  // The bytes of all buffers, for a checkpoint, and back: `bytes` are
+  // Layout::total_bytes.
   std::string Save() const;
   void AddSaved(const std::string& bytes);
 

@@ -56,6 +56,16 @@ void Group::Restore(const Request& request) {
 }
 
 void Group::Take(const Request& request, std::vector<Completion>& done) {
+  if (request.restored &&
+      static_cast<int64_t>(request.restored->size()) != layout_->total_bytes()) {
+    done.push_back(Refusal(
+        request.ticket, Completion::kInvalid,
+        "group '" + spec_.name + "': a checkpoint's send buffer has " +
+            std::to_string(request.restored->size()) + " bytes, but this " +
+            "group has " + std::to_string(layout_->total_bytes()) +
+            ": were its tensors or its compression others?"));
+    return;
+  }
   drifted_ = drifted_ || request.drifted;
   switch (request.type) {
   case Request::kSubmit: {
@@ -119,9 +129,17 @@ void Group::Take(const Request& request, std::vector<Completion>& done) {
     }
     return;
   case Request::kRetire:
+    Fail(Completion::kInvalid, "group '" + spec_.name + "' was given up", done);
     retired_ = true;
     pending_.clear();
     pending_rounds_ = 0;
+    done.push_back(Answer(request.ticket));
+    return;
+  case Request::kUnlisten:
+    if (listens_ && flush_ != 0) {
+      EndFlush({}, true, done);
+    }
+    serves_ = false;
     done.push_back(Answer(request.ticket));
     return;
   }
@@ -167,10 +185,12 @@ bool Group::Needed() const {
 }
 
 bool Group::Excused(const Standing& standing) const {
-  // An application in join() that applies rounds is computing.
-  const bool joined = standing.joined && (!serves_ || flush_ != 0);
-  if (joined || standing.ended || retired_) {
+  if (standing.ended || retired_) {
     return true;
+  }
+  if (standing.joined) {
+    // An application in join() that applies rounds is computing.
+    return !serves_ || flush_ != 0;
   }
   return spec_.policy.kind != PolicyKind::kFull &&
          (standing.elsewhere || (flush_ != 0 && !listens_));
@@ -204,7 +224,11 @@ std::array<bool, kSays> Group::Speak(const Standing& standing) const {
   say(Say::kVeto, Vetoes(standing));
   say(Say::kReady, ready);
   say(Say::kExcused, Excused(standing));
-  say(Say::kDrifted, drifted() && !apart);
+  // With a heal due, a late submission may wait with rounds that it will add
+  // up or skip.
+  const bool will_drift = ready && !pending_.empty() &&
+                          spec_.catch_up != CatchUp::kReplay;
+  say(Say::kDrifted, (drifted() || will_drift) && !apart);
   say(Say::kMerged, merged_ && !apart);
   say(Say::kBlocked, ready && standing.blocked);
   say(Say::kHolds, holds_);

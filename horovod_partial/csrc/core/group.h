@@ -63,6 +63,7 @@ struct Request {
     kOffer,   // root: `replica` for the transfer
     kReceive, // the others: wait for it
     kRetire,  // the application is done with the group
+    kUnlisten, // join() is over; answers what listens, too
   };
 
   Ticket ticket = 0;

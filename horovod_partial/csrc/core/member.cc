@@ -78,6 +78,12 @@ void Member::Ask(const std::string& name,
     group->Take(request, completed_);
     return;
   }
+  if (request.type == Request::kUnlisten) {
+    RefuseListeners(name);
+    completed_.emplace_back();
+    completed_.back().ticket = request.ticket;
+    return;
+  }
   auto& held = held_[name];
   if (request.type == Request::kRetire && sent_.count(name) == 0) {
     held.push_back({spec, request});
@@ -100,6 +106,27 @@ void Member::Ask(const std::string& name,
     }
   }
   held.push_back({std::move(spec), std::move(request)});
+}
+
+void Member::RefuseListeners(const std::string& name) {
+  auto found = held_.find(name);
+  if (found == held_.end()) {
+    return;
+  }
+  auto& held = found->second;
+  for (auto entry = held.begin(); entry != held.end();) {
+    if (entry->request.type == Request::kListen) {
+      completed_.emplace_back();
+      completed_.back().ticket = entry->request.ticket;
+      completed_.back().again = true;
+      entry = held.erase(entry);
+    } else {
+      ++entry;
+    }
+  }
+  if (held.empty()) {
+    held_.erase(found);
+  }
 }
 
 std::string Member::NameOf(Ticket ticket) const {
@@ -333,8 +360,9 @@ bool Member::Settle(const std::string& name,
   }
 
   auto group = Find(name);
-  if (group && !group->retired()) {
-    // A rank that comes later announces only what differs.
+  if (group) {
+    // A rank that comes later announces only what differs. (Who has retired
+    // from the group waits until it is gone.)
     std::string message;
     for (int rank = first; rank < size_ && message.empty(); ++rank) {
       if (announcements[rank].spec) {
@@ -426,6 +454,9 @@ void Member::Remove(const std::string& name, const std::string& message) {
   auto group = Find(name);
   if (group) {
     group->Fail(Completion::kInvalid, message, completed_);
+    if (group->holds()) {
+      left_.push_back(name);
+    }
     groups_.erase(std::find(groups_.begin(), groups_.end(), group));
     actions_.erase(std::remove_if(actions_.begin(), actions_.end(),
                                   [&](const Action& action) {

@@ -80,6 +80,8 @@ public:
   // nullptr when there is no such group (yet).
   std::shared_ptr<Group> Find(const std::string& name) const;
   const std::vector<std::shared_ptr<Group>>& groups() const { return groups_; }
+  // Groups that went away with something in this rank's send buffer.
+  const std::vector<std::string>& left() const { return left_; }
   // Why the group's next round did not start in the last cycle.
   const Decision& LastDecision(const std::string& name) const;
 
@@ -131,6 +133,7 @@ private:
             RankSet told);
   void Remove(const std::string& name, const std::string& message);
   void RefuseHeld(const std::string& name, const std::string& message);
+  void RefuseListeners(const std::string& name);
   void OrderActions();
 
   const int rank_;
@@ -148,6 +151,7 @@ private:
   std::map<std::string, View> views_; // of the last exchange
   std::map<std::string, Decision> last_;
   std::vector<Action> actions_;
+  std::vector<std::string> left_;
   std::vector<Completion> completed_;
 };
 

@@ -46,6 +46,9 @@ void Application::LeaveExcused() {
 void Application::SetEnded(bool ended) {
   std::lock_guard<std::mutex> guard(mutex_);
   ended_ = ended;
+  if (ended) {
+    left_.clear();
+  }
 }
 
 bool Application::ended() {
@@ -53,9 +56,9 @@ bool Application::ended() {
   return ended_;
 }
 
-void Application::SetLeft(std::vector<std::string> groups) {
+void Application::AddLeft(const std::vector<std::string>& groups) {
   std::lock_guard<std::mutex> guard(mutex_);
-  left_ = std::move(groups);
+  left_.insert(left_.end(), groups.begin(), groups.end());
 }
 
 std::vector<std::string> Application::left() {

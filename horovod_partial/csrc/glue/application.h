@@ -46,13 +46,14 @@ public:
   void EnterExcused();
   void LeaveExcused();
 
-  // The application has ended in the normal way, or (false) Horovod starts
-  // anew.
+  // The application has ended in the normal way, or (false) Horovod has shut
+  // down and may start anew.
   void SetEnded(bool ended);
   bool ended();
 
   // The groups whose send buffer still held something when Horovod shut down.
-  void SetLeft(std::vector<std::string> groups);
+  // SetEnded(true) begins a new list.
+  void AddLeft(const std::vector<std::string>& groups);
   std::vector<std::string> left();
 
   // Requests. Open gives a ticket to hand to a Coordinator. A ticket is kept

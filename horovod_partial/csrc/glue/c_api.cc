@@ -323,7 +323,9 @@ void horovod_partial_excused(int enter) {
   enter ? application.EnterExcused() : application.LeaveExcused();
 }
 
-void horovod_partial_end() { Application::Get().SetEnded(true); }
+void horovod_partial_end(int ended) {
+  Application::Get().SetEnded(ended != 0);
+}
 
 // Whether the background thread has gone, or every rank has ended.
 int horovod_partial_drained() {

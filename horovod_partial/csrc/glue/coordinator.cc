@@ -344,17 +344,17 @@ void Coordinator::Finalize(const std::string& message) {
   }
   application.Deliver(std::move(failures));
   application.TakeReturned(this);
-  application.SetEnded(false);
   std::lock_guard<std::mutex> guard(impl.member_mutex);
   std::vector<std::string> left;
   if (impl.member) {
+    left = impl.member->left();
     for (const auto& group : impl.member->groups()) {
       if (group->holds()) {
         left.push_back(group->spec().name);
       }
     }
   }
-  application.SetLeft(std::move(left));
+  application.AddLeft(left);
   impl.in_round = false;
   impl.round_over.notify_all();
   impl.member.reset();

@@ -421,7 +421,18 @@ Task Rank::Join() {
     }
     listen(name);
   }
+  waits_.clear();
   join_done = false;
+  for (auto& entry : tickets) {
+    Request request;
+    request.type = Request::kUnlisten;
+    co_await Await(Ask(entry.first, request), true, "leaves join");
+    const Completion answer = answers_.at(entry.second);
+    Apply(entry.first, answer.rounds);
+    if (!answer.again && answer.heal) {
+      co_await Compare(entry.first, answer.rounds.back()->index);
+    }
+  }
 }
 
 Task Rank::Main() {

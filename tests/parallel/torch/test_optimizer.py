@@ -474,9 +474,12 @@ def test_broadcast_optimizer_state_makes_no_round(hvd, name, ranks):
     model = build(seed=rank)
     optimizer = hvd.DistributedOptimizer(torch.optim.Adam(model.parameters(), lr=0.01 * (1 + rank)),
                                          model.named_parameters(), policy="majority", name=name)
+    if rank == 0:  # which alone has loaded a checkpoint
+        optimizer.set_round(7)
     hvd.broadcast_optimizer_state(optimizer, root_rank=0)
     hvd.broadcast_parameters(model.state_dict(), root_rank=0)
-    assert optimizer.round == 0 and optimizer.param_groups[0]["lr"] == 0.01
+    assert optimizer.round == 7 and optimizer.param_groups[0]["lr"] == 0.01
+    assert optimizer.stats()["rounds"] == 0
     assert identical(hvd, optimizer)
     take_step(optimizer, model, rank, 0)
     optimizer.flush()
@@ -497,6 +500,69 @@ def test_join_applies_rounds_and_takes_part_in_flushes(hvd, events, name, ranks)
     optimizer.flush()
     assert identical(hvd, optimizer)
     assert optimizer.stats()["merged"] == 0
+
+
+def test_training_goes_on_after_join(hvd, events, name, ranks, needs_two):
+    """join() once per epoch: what was listened for there does not swallow a later round."""
+    rank, size = ranks
+    model = build()
+    optimizer = hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=0.05),
+                                         model.named_parameters(), policy="solo", name=name,
+                                         staleness_bound=100)
+    for epoch in range(3):
+        for step in range(1 + rank):
+            take_step(optimizer, model, rank, step)
+        hvd.join()
+        if rank == 0:
+            take_step(optimizer, model, rank, 50)
+            events.set(f"first of epoch {epoch}")
+        else:
+            events.wait(f"first of epoch {epoch}")
+            assert optimizer.stats()["pending"] >= 1
+    optimizer.flush()
+    assert optimizer.round == optimizer.stats()["rounds"]
+    assert identical(hvd, optimizer)
+    assert optimizer.stats()["heals"] == 0
+
+
+def test_an_interrupted_step_is_caught_up_with(hvd, events, name, ranks, needs_two, monkeypatch):
+    from horovod_partial import _native
+
+    rank, size = ranks
+    model = build()
+    optimizer = hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=0.05),
+                                         model.named_parameters(), policy="full", name=name)
+    take_step(optimizer, model, rank, 0)
+    with monkeypatch.context() as patch:
+        if rank == 0:
+            def interrupted(self):
+                raise KeyboardInterrupt
+
+            patch.setattr(_native.Ticket, "wait", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                take_step(optimizer, model, rank, 1)
+    if rank > 0:
+        take_step(optimizer, model, rank, 1)
+    take_step(optimizer, model, rank, 2)
+    optimizer.flush()
+    assert optimizer.round == 4 and identical(hvd, optimizer)
+
+
+def test_a_checkpoint_of_other_tensors_is_an_error(hvd, name, ranks):
+    rank, size = ranks
+    model = build()
+    optimizer = hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=0.05),
+                                         model.named_parameters(), policy="full", name=name)
+    take_step(optimizer, model, rank, 0)
+    state = optimizer.state_dict()
+    state["horovod_partial"].update(rank=rank, size=size, drifted=False, pending=[],
+                                    send_buffer=torch.ones(3, dtype=torch.uint8))
+    optimizer.load_state_dict(state)
+    with pytest.raises(ValueError, match="send buffer has 3 bytes"):
+        optimizer.flush()
+    take_step(optimizer, model, rank, 1)
+    optimizer.flush()
+    assert identical(hvd, optimizer)
 
 
 def test_two_optimizers_in_opposite_order(hvd, name, ranks):
