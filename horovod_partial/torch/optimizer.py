@@ -261,6 +261,7 @@ class _PartialOptimizer:
 
     def _submit(self):
         contribution = self._contribution()
+        self._backward_passes = dict.fromkeys(self._trained, 0)
         ticket = self._ask(Ask.SUBMIT, contribution)
         # The background thread reads the arrays until the answer, whatever happens here.
         _arrays_in_use[ticket.number] = contribution.arrays
