@@ -61,6 +61,12 @@ def test_a_stock_script_runs_unchanged(launch, backend):
     assert result.output.count("trained synchronously") == 2
 
 
+def test_tensorflow_runs_synchronously(launch):
+    result = launch(2, script("stock_tensorflow"))
+    assert result.returncode == 0, result.output
+    assert result.output.count("has TensorFlow") == 2
+
+
 def test_a_stock_script_trains_partially_by_the_environment(launch):
     result = launch(2, script("stock"), env={"HOROVOD_PARTIAL_POLICY": "solo"})
     assert result.returncode == 0, result.output
