@@ -51,11 +51,6 @@ void Application::SetEnded(bool ended) {
   }
 }
 
-bool Application::ended() {
-  std::lock_guard<std::mutex> guard(mutex_);
-  return ended_;
-}
-
 void Application::AddLeft(const std::vector<std::string>& groups) {
   std::lock_guard<std::mutex> guard(mutex_);
   left_.insert(left_.end(), groups.begin(), groups.end());

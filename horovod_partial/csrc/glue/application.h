@@ -49,7 +49,6 @@ public:
   // The application has ended in the normal way, or (false) Horovod has shut
   // down and may start anew.
   void SetEnded(bool ended);
-  bool ended();
 
   // The groups whose send buffer still held something when Horovod shut down.
   // SetEnded(true) begins a new list.
