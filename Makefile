@@ -7,6 +7,7 @@ BIN    := $(VENV)/bin
 RUN    := env PATH="$(CURDIR)/$(BIN):$(PATH)" OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 NP     ?= 4
 ARGS   ?=
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 SOURCES := setup.py pyproject.toml LICENSE NOTICE tools/host.py patches/series \
            $(shell find patches horovod_partial -type f \( -name '*.patch' -o -name '*.py' \
@@ -61,6 +62,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.dependencies: requirements/build.txt requirements/run.txt | $(BIN)/python
+	@echo "Installing the pinned dependencies..."
 	$(BIN)/pip install --quiet -r requirements/build.txt -r requirements/run.txt
 	@touch $@
 
@@ -69,5 +71,6 @@ $(VENV)/.test: requirements/test.txt | $(VENV)/.dependencies
 	@touch $@
 
 $(VENV)/.built: $(SOURCES) $(VENV)/.dependencies
+	@echo "Building Horovod with partial collectives: about 8 minutes on 2 cores the first time..."
 	$(BIN)/pip install --quiet --no-build-isolation --no-deps --force-reinstall .
 	@touch $@
