@@ -3,17 +3,15 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import hypothesis
 import pytest
 
+from common import ROOT
+
 # Timings are no part of what is tested.
 hypothesis.settings.register_profile("tests", deadline=None)
 hypothesis.settings.load_profile("tests")
-
-ROOT = Path(__file__).resolve().parent.parent
-
 
 def pytest_configure(config):
     # MPI refuses root, which containers and CI are.

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from conftest import ROOT
+from common import ROOT
 
 SCRIPTS = ROOT / "tests/integration/scripts"
 BACKENDS = ["gloo", "mpi"]

@@ -6,7 +6,7 @@ within a minute, with that rank's stacks.
 
 import pytest
 
-from conftest import ROOT
+from common import ROOT
 
 HERE = ROOT / "tests/parallel"
 NO_CACHE = {"HOROVOD_CACHE_CAPACITY": "0", "HOROVOD_FUSION_THRESHOLD": "64"}

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from conftest import ROOT
+from common import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
 import host  # noqa: E402

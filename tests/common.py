@@ -1,0 +1,5 @@
+"""For all tests: where the project is."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
