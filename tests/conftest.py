@@ -1,4 +1,4 @@
-"""What all tests share. Rank-parallel tests: see tests/parallel/conftest.py."""
+"""What all tests share. Rank-parallel tests: see tests/parallel/torch/conftest.py."""
 
 import os
 import subprocess
@@ -12,6 +12,7 @@ from common import ROOT
 # Timings are no part of what is tested.
 hypothesis.settings.register_profile("tests", deadline=None)
 hypothesis.settings.load_profile("tests")
+
 
 def pytest_configure(config):
     # MPI refuses root, which containers and CI are.
