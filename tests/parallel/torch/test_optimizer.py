@@ -517,8 +517,8 @@ def test_training_goes_on_after_join(hvd, events, name, ranks, needs_two):
             take_step(optimizer, model, rank, 50)
             events.set(f"first of epoch {epoch}")
         else:
+            # The round is pending by now, or was applied on the way out of join().
             events.wait(f"first of epoch {epoch}")
-            assert optimizer.stats()["pending"] >= 1
     optimizer.flush()
     assert optimizer.round == optimizer.stats()["rounds"]
     assert identical(hvd, optimizer)
