@@ -143,8 +143,8 @@ class _PartialOptimizer:
         if self._synchronized is not None:
             self._finish(self._synchronized)
         self._catch_up_first()
-        ticket, contribution = self._submit()
-        answer = ticket.answer()
+        self._submit()
+        answer, contribution = self._await_submission()
         total = None
         for raw in answer.rounds:
             self._round += raw.count
@@ -266,16 +266,19 @@ class _PartialOptimizer:
         # The background thread reads the arrays until the answer, whatever happens here.
         _arrays_in_use[ticket.number] = contribution.arrays
         self._under_way = (ticket, contribution)
-        return self._under_way
 
-    def _take_rounds(self):
-        """Waits for the submission under way, and applies the rounds that come back."""
+    def _await_submission(self):
+        """The answer to the submission under way, and its contribution; over if refused."""
         ticket, contribution = self._under_way
         try:
-            answer = ticket.answer()
+            return ticket.answer(), contribution
         except Exception:
             self._close_submission()
             raise
+
+    def _take_rounds(self):
+        """Waits for the submission under way, and applies the rounds that come back."""
+        answer, contribution = self._await_submission()
         for raw in answer.rounds:
             self._apply(raw.count, raw.empty, self._read(raw, contribution))
         self._close_submission()
