@@ -30,6 +30,14 @@ class DType(enum.IntEnum):
     FLOAT64 = 3
 
 
+class Healing(enum.IntEnum):
+    """``Healing`` in ``csrc/core/spec.h``."""
+
+    NEVER = 0
+    AT_FLUSHES = 1
+    IN_ROUNDS = 2
+
+
 class TensorSpec(NamedTuple):
     name: str
     dtype: DType
@@ -100,7 +108,7 @@ class Library:
             self._function(name).restype = i64
         self._function("last_error").restype = ctypes.c_char_p
         self._function("wait").argtypes = [ctypes.c_uint64, ctypes.c_double]
-        self._stat_names = self._read_stat_names()
+        self.stat_names = self._read_stat_names()
 
     def _function(self, name):
         return getattr(self._lib, "horovod_partial_" + name)
@@ -117,7 +125,8 @@ class Library:
         count = self._function("stat_names")(names, 64)
         return [name.decode() for name in names[:count]]
 
-    def define(self, name, tensors, settings, average, prescale=1.0, postscale=1.0, heals=False):
+    def define(self, name, tensors, settings, average, prescale=1.0, postscale=1.0,
+               healing=Healing.NEVER):
         """Keeps what this rank would announce of a group; returns the number to ``ask`` with."""
         count = len(tensors)
         dims = [dim for tensor in tensors for dim in tensor.shape]
@@ -130,7 +139,7 @@ class Library:
             int(average), ctypes.c_double(prescale), ctypes.c_double(postscale),
             str(settings.policy).encode(), ctypes.c_uint64(settings.seed),
             ctypes.c_int64(settings.staleness_bound), settings.catch_up.encode(),
-            ctypes.c_int64(settings.resync_every), int(heals))
+            ctypes.c_int64(settings.resync_every), int(healing))
 
     def undefine(self, spec):
         self._function("undefine")(ctypes.c_int64(spec))
@@ -162,10 +171,10 @@ class Library:
 
     def stats(self, process_set_id, group):
         """A dict of the group's numbers on this rank, or None when there is no such group."""
-        values = (ctypes.c_double * len(self._stat_names))()
+        values = (ctypes.c_double * len(self.stat_names))()
         if not self._call("stats", process_set_id, group.encode(), values):
             return None
-        return dict(zip(self._stat_names, values))
+        return dict(zip(self.stat_names, values))
 
     def tensors(self, process_set_id, group):
         """The TensorSpecs of a group that the ranks have registered, or None."""

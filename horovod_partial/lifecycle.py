@@ -11,6 +11,7 @@ taken for normal: ``raise SystemExit(1)`` without ``sys.exit``. ``os._exit`` and
 process without any of this.
 """
 
+import concurrent.futures
 import contextlib
 import os
 import sys
@@ -20,7 +21,7 @@ from horovod_partial import _native, config
 _partial_job = False
 _failed = False
 _resetting = False
-_join_services = []
+_join_services = {}  # by framework
 
 
 def mark_partial_job():
@@ -31,21 +32,28 @@ def mark_partial_job():
         _watch_exits()
 
 
-def add_join_service(service):
-    """Has ``service()`` called before this rank joins. It returns ``serve(joined)``, which handles
-    the rank's partial groups until ``joined()`` says that all ranks have joined."""
-    _join_services.append(service)
+def add_join_service(framework, service):
+    """Has ``service()`` called before this rank joins through a framework's ``hvd.join()``. It
+    returns ``serve(joined)``, which handles the rank's partial groups until ``joined()`` says that
+    all ranks have joined."""
+    _join_services[framework] = service
 
 
-def before_join():
-    """Called by ``hvd.join()`` before the request to join. Returns what to call afterwards."""
-    serves = [service() for service in _join_services]
+def before_join(framework):
+    """Called by ``hvd.join()`` before the request to join. Returns ``serve(joined)``, to be called
+    afterwards."""
+    service = _join_services.get(framework)
+    return service() if service else lambda joined: None
 
-    def serve_all(joined):
-        for serve in serves:
-            serve(joined)
 
-    return serve_all
+def join_by_thread(framework, join):
+    """``join()``, which blocks, while this thread handles the rank's partial groups. Returns what
+    it returns."""
+    serve = before_join(framework)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        joined = pool.submit(join)
+        serve(joined.done)
+        return joined.result()
 
 
 @contextlib.contextmanager

@@ -6,8 +6,9 @@ Change ``import horovod.torch as hvd`` to ``import horovod_partial.torch as hvd`
 from horovod.torch import *  # noqa: F401,F403
 from horovod.torch import elastic  # noqa: F401
 
+from horovod_partial.groups import Round, rounds  # noqa: F401
 from horovod_partial.policy import First, Full, Majority, Policy, Quorum, Solo  # noqa: F401
 from horovod_partial.torch.ops import (  # noqa: F401
-    Round, excused, partial_allreduce, partial_allreduce_async, partial_flush, partial_stats,
-    poll, synchronize)
-from horovod_partial.torch.optimizer import DistributedOptimizer, rounds  # noqa: F401
+    excused, partial_allreduce, partial_allreduce_async, partial_flush, partial_stats, poll,
+    synchronize)
+from horovod_partial.torch.optimizer import DistributedOptimizer  # noqa: F401

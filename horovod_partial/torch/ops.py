@@ -1,20 +1,17 @@
 """Partial collectives on PyTorch tensors."""
 
-import contextlib
-import threading
-from typing import NamedTuple
-
 import torch
 
 from horovod.torch import mpi_ops
-from horovod.torch.mpi_ops import Adasum, Average, Sum, global_process_set
+from horovod.torch.mpi_ops import Average, global_process_set
 
 from horovod_partial import _native, config, lifecycle
-from horovod_partial._native import Ask, DType
+from horovod_partial._native import DType
+from horovod_partial.groups import Groups, Round, check_name
 
 lifecycle.mark_partial_job()
 
-library = _native.Library(mpi_ops._basics.MPI_LIB_CTYPES)
+partial_groups = Groups("torch", mpi_ops._basics)
 
 _DTYPES = {
     torch.float16: DType.FLOAT16,
@@ -23,62 +20,8 @@ _DTYPES = {
     torch.float64: DType.FLOAT64,
 }
 _TORCH_DTYPES = {code: dtype for dtype, code in _DTYPES.items()}
-
-
-class Round(NamedTuple):
-    """One round of a group, or several in one.
-
-    Attributes:
-        index: the number of the (newest) round.
-        tensors: the reduced tensors, in the order, shapes and dtypes given; the caller's own.
-        active: the ranks that were active in that round, ascending; empty for a flush.
-        count: how many rounds it stands for: more than 1 after merging, and under
-            ``catch_up='sum'`` and ``'latest'``.
-    """
-
-    index: int
-    tensors: list
-    active: tuple
-    count: int
-
-
-class Names:
-    """The names of groups in use in this process, each with who uses it."""
-
-    def __init__(self):
-        # A garbage collection inside it may release the name of another optimizer.
-        self._lock = threading.RLock()
-        self._users = {}
-
-    def claim(self, name, user):
-        """Takes a name for ``user``; ValueError when somebody else has it."""
-        with self._lock:
-            owner = self._users.setdefault(name, user)
-        if owner != user:
-            raise ValueError(f"name={name!r} is in use by {owner}: choose another name")
-
-    def known(self, name):
-        return name in self._users
-
-    def release(self, name):
-        with self._lock:
-            self._users.pop(name, None)
-
-
-names = Names()
-_PLAIN = "partial_allreduce"
-# name -> (what it was defined from, the definition's number)
-_definitions = {}
 # Handles whose arrays the background thread may still read.
 _outstanding = set()
-
-
-def check_op(op):
-    """ValueError or NotImplementedError unless ``op`` is Average or Sum."""
-    if op == Adasum:
-        raise NotImplementedError("op=Adasum has no partial form: use hvd.Average or hvd.Sum")
-    if op not in (Average, Sum):
-        raise ValueError(f"op={op!r} is not supported: use hvd.Average or hvd.Sum")
 
 
 def dtype_code(name, dtype):
@@ -138,8 +81,7 @@ def partial_allreduce_async(tensors, name, policy=None, op=Average, staleness_bo
                             catch_up=None, seed=None, process_set=global_process_set):
     """The asynchronous form of :func:`partial_allreduce`: returns a handle for ``hvd.poll`` and
     ``hvd.synchronize``, which gives the rounds. The tensors must not change until then."""
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"name={name!r} must be a string that is not empty")
+    check_name(name)
     if isinstance(tensors, torch.Tensor) or not tensors:
         raise ValueError("tensors must be a list of at least one tensor")
     for i, tensor in enumerate(tensors):
@@ -147,23 +89,14 @@ def partial_allreduce_async(tensors, name, policy=None, op=Average, staleness_bo
             raise ValueError(f"tensors[{i}]={tensor!r} is not a tensor")
         if tensor.is_sparse:
             raise NotImplementedError(f"tensors[{i}] is sparse: give tensors[{i}].to_dense()")
-    check_op(op)
+    partial_groups.check_op(op)
     settings = config.resolve(policy, staleness_bound, catch_up, None, seed)
     specs = tuple(
         _native.TensorSpec(str(i), dtype_code(f"tensors[{i}]", tensor.dtype), tuple(tensor.shape))
         for i, tensor in enumerate(tensors))
-    names.claim(name, _PLAIN)
-
-    wanted = (specs, settings, op, process_set.process_set_id, process_set.size())
-    known = _definitions.get(name)
-    if known is None or known[0] != wanted:
-        spec = library.define(name, specs, settings.limited_to(process_set.size()), op == Average)
-        if known is not None:
-            library.undefine(known[1])
-        _definitions[name] = known = (wanted, spec)
+    definition = partial_groups.define(name, specs, settings, op, process_set)
     arrays = [on_host(tensor) for tensor in tensors]
-    ticket = library.ask(Ask.SUBMIT, process_set.process_set_id, name, known[1],
-                         addresses(arrays))
+    ticket = partial_groups.submit(name, definition, process_set, addresses(arrays))
     return PartialHandle(ticket, arrays, [tensor.device for tensor in tensors])
 
 
@@ -222,71 +155,20 @@ def partial_flush(name, process_set=global_process_set):
         ValueError: the group is an optimizer's, or no rank knows it.
         HorovodInternalError: Horovod has shut down, or another rank failed.
     """
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"name={name!r} must be a string that is not empty")
-    names.claim(name, _PLAIN)
-    set_id = process_set.process_set_id
-    known = _definitions.get(name)
-    rounds = []
-    while True:
-        ticket = library.ask(Ask.FLUSH, set_id, name, known[1] if known else 0)
-        answer = ticket.answer()
-        specs = library.tensors(set_id, name)
-        for raw in answer.rounds:
-            results = [torch.empty(spec.shape, dtype=_TORCH_DTYPES[spec.dtype]) for spec in specs]
-            raw.copy(addresses(results))
-            rounds.append(Round(raw.index, results, raw.active, raw.count))
-        ticket.close()
-        if not answer.again:
-            return rounds
+    def read(raw, specs):
+        results = [torch.empty(spec.shape, dtype=_TORCH_DTYPES[spec.dtype]) for spec in specs]
+        raw.copy(addresses(results))
+        return Round(raw.index, results, raw.active, raw.count)
 
-
-def read_stats(name, process_set):
-    """The numbers behind :func:`partial_stats`; zeros before the group's first round."""
-    raw = library.stats(process_set.process_set_id, name)
-    if raw is None:
-        raw = dict.fromkeys(library._stat_names, 0.0)
-    wait_seconds = raw.pop("wait_seconds")
-    active_sum = raw.pop("active_sum")
-    staleness_sum = raw.pop("staleness_sum")
-    staleness_count = raw.pop("staleness_count")
-    stats = {key: int(value) for key, value in raw.items()}
-    counted = stats["rounds"] - stats["flushes"]
-    stats["holds"] = bool(stats["holds"])
-    stats["mean_active"] = active_sum / counted if counted else 0.0
-    stats["mean_staleness"] = staleness_sum / staleness_count if staleness_count else 0.0
-    stats["wait_seconds"] = wait_seconds
-    return stats
+    return partial_groups.flush(name, process_set, read)
 
 
 def partial_stats(name, process_set=global_process_set):
-    """What happened in a group so far, as this rank saw it. No other rank is asked.
-
-    Returns:
-        A dict: ``rounds`` (executed, flushes included), ``flushes``; ``fresh``, ``stale`` and
-        ``null`` (this rank's contributions), ``late`` (submissions that found pending rounds),
-        ``merged`` (rounds merged beyond the staleness bound), ``heals``, ``pending``,
-        ``mean_active`` (ranks per round, flushes not counted), ``mean_staleness`` and
-        ``max_staleness`` (pending rounds that submissions found), ``holds`` (whether the send
-        buffer holds something) and ``wait_seconds`` (blocked on submissions, in total).
-
-    Raises:
-        ValueError: there is no group of this name.
-    """
-    if library.stats(process_set.process_set_id, name) is None and not names.known(name):
-        raise ValueError(f"name={name!r}: there is no such group")
-    return read_stats(name, process_set)
+    return partial_groups.partial_stats(name, process_set)
 
 
-@contextlib.contextmanager
-def excused():
-    """Put this around waits for other ranks that Horovod cannot see, such as an mpi4py barrier, a
-    ``torch.distributed`` collective or a file lock: meanwhile no round waits for this rank."""
-    library.enter_excused()
-    try:
-        yield
-    finally:
-        library.leave_excused()
+partial_stats.__doc__ = partial_groups.partial_stats.__doc__
+excused = partial_groups.excused
 
 
 def poll(handle):

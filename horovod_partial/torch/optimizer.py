@@ -1,32 +1,21 @@
 """``DistributedOptimizer`` with partial rounds, for PyTorch."""
 
 import collections
-import itertools
 import warnings
 import weakref
 from contextlib import contextmanager
 
 import torch
-from torch.utils.hooks import RemovableHandle
 
 from horovod.torch.compression import Compression
 from horovod.torch.mpi_ops import Average, global_process_set, rank, size
 
-from horovod_partial import _native, config, lifecycle
-from horovod_partial._native import Ask
+from horovod_partial import _native, config
+from horovod_partial.groups import PartialOptimizer, TrainingGroup
 from horovod_partial.torch import replica
-from horovod_partial.torch.ops import (
-    addresses, check_op, dtype_code, library, names, on_host, read_stats)
+from horovod_partial.torch.ops import addresses, dtype_code, on_host, partial_groups
 
 _STATE = "horovod_partial"
-_numbers = itertools.count()
-_live = weakref.WeakSet()
-_arrays_in_use = {}  # by ticket number
-
-
-class _Owner:
-    def __str__(self):
-        return "another optimizer"
 
 
 class _Contribution:
@@ -37,11 +26,11 @@ class _Contribution:
         self.contexts = contexts  # of the compression
 
 
-class _PartialOptimizer:
+class _PartialOptimizer(PartialOptimizer):
     """What :func:`DistributedOptimizer` adds to the class of the optimizer that it wraps.
 
-    It decides nothing: rounds, lateness and heals come from the core with each answer. ``step()``
-    submits this rank's gradients and applies the rounds that come back.
+    ``step()`` submits this rank's gradients and applies the rounds that come back. The rest is
+    its TrainingGroup's.
     """
 
     # The scaler is to unscale and to skip; a fused optimizer would do it behind our back.
@@ -56,43 +45,23 @@ class _PartialOptimizer:
         self.gradient_predivide_factor = gradient_predivide_factor
         self.sparse_as_dense = sparse_as_dense
         self.process_set = process_set
-        self._settings = settings
-        self._group_name = name
         self._trained = [p for group in self.param_groups for p in group["params"]
                          if p.requires_grad]
         if not self._trained:
             raise ValueError("optimizer has no parameter that requires a gradient")
         self._sparse = set()  # parameters whose gradients come sparse
-        # The group's definition (for a number of ranks) and its tensors, from the first
-        # contribution on.
-        self._spec = None
-        self._tensors = None
-        self._round = 0
-        self._before_round = collections.OrderedDict()
-        self._under_way = None  # a submission without an answer yet, and its contribution
+        self._tensors = None  # the form of the gradients, from the first ones on
         self._synchronized = None  # the answer that synchronize() left for step()
         self._should_synchronize = True
-        self._drifted = False  # to be said with the next request
-        self._restored = None  # a checkpoint's send buffer and pending rounds
+        self._restored_pending = []  # rounds of a checkpoint
         self._backward_passes = dict.fromkeys(self._trained, 0)
-        if process_set.included():
-            names.claim(name, _Owner())
-            weakref.finalize(self, _retire, name, process_set.process_set_id).atexit = False
-            _live.add(self)
-            if size() > 1:
-                for p in self._trained:
-                    p.register_post_accumulate_grad_hook(_counting_hook(weakref.ref(self)))
+        self._partial = TrainingGroup(partial_groups, self, name, process_set, settings, op,
+                                      gradient_predivide_factor)
+        if process_set.included() and size() > 1:
+            for p in self._trained:
+                p.register_post_accumulate_grad_hook(_counting_hook(weakref.ref(self)))
 
     # ------------------------------------------------------------------ the user's surface
-
-    @property
-    def round(self):
-        """The number of rounds that this rank has applied, flushes included."""
-        return self._round
-
-    def set_round(self, number):
-        """Takes over the round number of another rank's replica."""
-        self._round = number
 
     def step(self, closure=None):
         """Submits this rank's gradients and applies the rounds that come back: the one that it
@@ -121,7 +90,7 @@ class _PartialOptimizer:
             self._take_rounds()
         else:
             if self._synchronized is not None:
-                self._run_before_round(self._round - 1)
+                self._partial.run_before_round()
             self.step_alone()
             self._finish(self._synchronized)
         return loss
@@ -144,14 +113,15 @@ class _PartialOptimizer:
             self._finish(self._synchronized)
         self._catch_up_first()
         self._submit()
-        answer, contribution = self._await_submission()
+        answer = self._partial.answer()
+        contribution = self._partial.under_way
         total = None
         for raw in answer.rounds:
-            self._round += raw.count
+            self._partial.advance(raw.count)
             results = self._read(raw, contribution)
             total = results if total is None else [a.add_(b) for a, b in zip(total, results)]
-        self._close_submission()
-        self._drifted = self._drifted or len(answer.rounds) > 1
+        self._partial.finish()
+        self._partial.drifted |= len(answer.rounds) > 1
         self._set_gradients(total)
         self._synchronized = answer
 
@@ -164,18 +134,6 @@ class _PartialOptimizer:
         finally:
             self._should_synchronize = True
 
-    def register_before_round(self, fn):
-        """Has ``fn(round_index)`` called before each applied round, with that round's averaged
-        gradients in ``p.grad``: the place to clip them, or to set a learning rate that follows
-        rounds, so that replicas stay identical.
-
-        Returns:
-            A handle with a ``remove()`` method.
-        """
-        handle = RemovableHandle(self._before_round)
-        self._before_round[handle.id] = fn
-        return handle
-
     def flush(self):
         """Carries all send buffers and applies the rounds that come back, until this rank has
         applied every round. Every rank of the process set calls it (joined and ended ones count
@@ -186,19 +144,7 @@ class _PartialOptimizer:
         if self._synchronized is not None:
             self._finish(self._synchronized)
         self._catch_up_first()
-        while True:
-            ticket = self._ask(Ask.FLUSH)
-            answer = ticket.answer()
-            self._apply_flushed(answer)
-            ticket.close()
-            if not answer.again:
-                break
-        if answer.heal:
-            self._compare()
-
-    def stats(self):
-        """What happened so far, on this rank: see :func:`hvd.partial_stats`, plus ``round``."""
-        return {"round": self._round, **read_stats(self._group_name, self.process_set)}
+        self._partial.flush()
 
     def set_backward_passes_per_step(self, passes):
         self.backward_passes_per_step = passes
@@ -215,17 +161,18 @@ class _PartialOptimizer:
         """The wrapped optimizer's state, and under ``'horovod_partial'`` the round and, unless
         just flushed, what this rank's send buffer and pending rounds hold: for this rank only."""
         state = super().state_dict()
-        extra = {"round": self._round}
-        saved = (library.save(self.process_set.process_set_id, self._group_name)
-                 if self.process_set.included() else None)
-        if saved is not None and (saved.send_buffer or saved.pending or saved.drifted):
+        extra = {"round": self.round}
+        partial = self._partial
+        saved = partial.save()
+        if saved is None and (partial.restored or self._restored_pending):
+            saved = _native.SavedGroup(False, partial.restored or b"", [])
+        if saved is not None:
             extra.update(
-                rank=rank(), size=size(), drifted=saved.drifted or self._drifted,
+                rank=rank(), size=size(), drifted=saved.drifted or partial.drifted,
                 send_buffer=_to_tensor(saved.send_buffer),
-                pending=[(count, empty, _to_tensor(result))
-                         for _, count, empty, result in saved.pending])
-        elif self._restored is not None:
-            extra.update(self._restored, round=self._round)
+                pending=self._restored_pending + [
+                    (count, empty, _to_tensor(result))
+                    for _, count, empty, result in saved.pending])
         state[_STATE] = extra
         return state
 
@@ -239,8 +186,9 @@ class _PartialOptimizer:
         self._synchronized = None
         self._should_synchronize = True
         self._backward_passes = dict.fromkeys(self._trained, 0)
-        self._round = extra.get("round", 0)
-        self._restored = None
+        self.set_round(extra.get("round", 0))
+        self._partial.restored = None
+        self._restored_pending = []
         if "rank" not in extra:
             return
         if (extra["rank"], extra["size"]) != (rank(), size()):
@@ -249,12 +197,13 @@ class _PartialOptimizer:
                 f"dropped: rank {extra['rank']} of {extra['size']} saved them, this is rank "
                 f"{rank()} of {size()}. Flush before saving a checkpoint.")
             return
-        self._drifted = extra["drifted"]
-        self._restored = extra
+        self._partial.drifted = extra["drifted"]
+        self._partial.restored = bytes(extra["send_buffer"].numpy())
+        self._restored_pending = extra["pending"]
 
     def _catch_up_first(self):
         """Before a request: what an interrupted step or a checkpoint has left."""
-        if self._under_way is not None:
+        if self._partial.under_way is not None:
             with self._gradients_kept():
                 self._take_rounds()
         self._apply_restored()
@@ -262,45 +211,31 @@ class _PartialOptimizer:
     def _submit(self):
         contribution = self._contribution()
         self._backward_passes = dict.fromkeys(self._trained, 0)
-        ticket = self._ask(Ask.SUBMIT, contribution)
-        # The background thread reads the arrays until the answer, whatever happens here.
-        _arrays_in_use[ticket.number] = contribution.arrays
-        self._under_way = (ticket, contribution)
-
-    def _await_submission(self):
-        """The answer to the submission under way, and its contribution; over if refused."""
-        ticket, contribution = self._under_way
-        try:
-            return ticket.answer(), contribution
-        except Exception:
-            self._close_submission()
-            raise
+        self._partial.submit(addresses(contribution.arrays), contribution)
 
     def _take_rounds(self):
         """Waits for the submission under way, and applies the rounds that come back."""
-        answer, contribution = self._await_submission()
+        answer = self._partial.answer()
+        contribution = self._partial.under_way
         for raw in answer.rounds:
-            self._apply(raw.count, raw.empty, self._read(raw, contribution))
-        self._close_submission()
+            self._partial.advance(raw.count)
+            if not raw.empty:
+                self._apply(self._read(raw, contribution))
+        self._partial.finish()
         self._finish(answer)
-
-    def _close_submission(self):
-        ticket, _ = self._under_way
-        self._under_way = None
-        ticket.close()
-        _arrays_in_use.pop(ticket.number, None)
 
     def _apply_restored(self):
         """Applies a checkpoint's pending rounds; its send buffer goes with the next request."""
-        if self._restored is None or not self._restored["pending"]:
+        pending, self._restored_pending = self._restored_pending, []
+        if not pending:
             return
-        pending = self._restored["pending"]
-        self._restored = {**self._restored, "pending": []}
         contribution = self._contribution(zeros=True)
         with self._gradients_kept():
             for count, empty, saved in pending:
-                arrays = _unpack(saved, contribution.arrays)
-                self._apply(count, empty, self._decompressed(arrays, contribution))
+                self._partial.advance(count)
+                if not empty:
+                    arrays = _unpack(saved, contribution.arrays)
+                    self._apply(self._decompressed(arrays, contribution))
 
     # ------------------------------------------------------------------------ the workings
 
@@ -325,39 +260,16 @@ class _PartialOptimizer:
         return _Contribution(arrays, contexts)
 
     def _check_form(self, arrays):
-        for p, array, spec in zip(self._trained, arrays, self._tensors or ()):
-            if (array.dtype, tuple(array.shape)) != (spec.dtype, spec.shape):
-                raise ValueError(
-                    f"the gradient of {self._parameter_names[p]!r} is {tuple(array.shape)} of "
-                    f"{array.dtype}, but was {spec.shape} of {spec.dtype} in the first step: a "
-                    "partial group keeps its shapes and dtypes")
-
-    def _definition(self, contribution=None):
-        ranks = self.process_set.size()
-        if self._spec is None or self._spec[0] != ranks:
-            contribution = contribution or self._contribution(zeros=True)
+        if self._tensors is None:
             self._tensors = [
                 _native.TensorSpec(self._parameter_names[p], array.dtype, tuple(array.shape))
-                for p, array in zip(self._trained, contribution.arrays)]
-            tensors = [
-                spec._replace(dtype=dtype_code(f"parameter {spec.name!r}", spec.dtype))
-                for spec in self._tensors]
-            average = self.op == Average
-            factor = self.gradient_predivide_factor if average else 1.0
-            self._spec = (ranks, library.define(
-                self._group_name, tensors, self._settings.limited_to(ranks), average,
-                prescale=1.0 / factor, postscale=factor, heals=True))
-        return self._spec[1]
-
-    def _ask(self, what, contribution=None, digest=None, payload=None):
-        if what in (Ask.SUBMIT, Ask.FLUSH) and self._restored is not None:
-            payload = bytes(self._restored["send_buffer"].numpy()) or None
-            self._restored = None
-        drifted, self._drifted = self._drifted, False
-        return library.ask(
-            what, self.process_set.process_set_id, self._group_name,
-            self._definition(contribution), addresses(contribution.arrays) if contribution else (),
-            drifted, digest, payload)
+                for p, array in zip(self._trained, arrays)]
+        for array, spec in zip(arrays, self._tensors):
+            if (array.dtype, tuple(array.shape)) != (spec.dtype, spec.shape):
+                raise ValueError(
+                    f"the gradient of {spec.name!r} is {tuple(array.shape)} of "
+                    f"{array.dtype}, but was {spec.shape} of {spec.dtype} in the first step: a "
+                    "partial group keeps its shapes and dtypes")
 
     def _read(self, raw, contribution):
         arrays = [torch.empty_like(array) for array in contribution.arrays]
@@ -372,25 +284,10 @@ class _PartialOptimizer:
         for p, result in zip(self._trained, results):
             p.grad = result.to_sparse() if p in self._sparse else result
 
-    def _run_before_round(self, index):
-        for fn in list(self._before_round.values()):
-            fn(index)
-
-    def _apply(self, count, empty, results):
-        self._round += count
-        if empty:
-            return
+    def _apply(self, results):
         self._set_gradients(results)
-        self._run_before_round(self._round - 1)
+        self._partial.run_before_round()
         self.step_alone()
-
-    def _apply_flushed(self, answer):
-        if not answer.rounds:
-            return
-        contribution = self._contribution(zeros=True)
-        with self._gradients_kept():
-            for raw in answer.rounds:
-                self._apply(raw.count, raw.empty, self._read(raw, contribution))
 
     @contextmanager
     def _gradients_kept(self):
@@ -404,49 +301,29 @@ class _PartialOptimizer:
         """What is left of a step once its rounds have been applied."""
         self._synchronized = None
         if answer is not None and answer.heal:
-            self._transfer(answer.root)
+            self._partial.transfer(answer.root)
 
-    def _compare(self):
-        ticket = self._ask(Ask.SYNC, digest=replica.digest(self))
-        answer = ticket.answer()
-        ticket.close()
-        if answer.differed:
-            warnings.warn(
-                f"parameters or optimizer state of {self._group_name!r} differ between ranks "
-                "although no rank has drifted. Does a learning rate follow local steps? Let it "
-                "follow rounds, with optimizer.register_before_round(). The replicas are healed "
-                f"from rank {answer.root}.")
-        if answer.heal:
-            self._transfer(answer.root)
+    # ------------------------------------------------------- the replica of its TrainingGroup
 
-    def _transfer(self, root):
-        mine = self.process_set.rank() == root
-        ticket = self._ask(Ask.OFFER if mine else Ask.RECEIVE,
-                           payload=replica.dump(self) if mine else None)
-        ticket.answer()
-        if not mine:
-            replica.load(self, ticket.replica())
-        ticket.close()
+    def group_specs(self):
+        if self._tensors is None:
+            self._contribution(zeros=True)
+        return [spec._replace(dtype=dtype_code(f"parameter {spec.name!r}", spec.dtype))
+                for spec in self._tensors]
 
-    def _listen(self):
-        return self._ask(Ask.LISTEN)
+    def apply_round(self, raw):
+        contribution = self._contribution(zeros=True)
+        with self._gradients_kept():
+            self._apply(self._read(raw, contribution))
 
-    def _serve(self, ticket):
-        """Does what an answered LISTEN asks for."""
-        answer = ticket.answer()
-        self._apply_flushed(answer)
-        ticket.close()
-        if not answer.again and answer.heal:
-            self._compare()
+    def digest(self):
+        return replica.digest(self)
 
+    def dump(self):
+        return replica.dump(self)
 
-def _retire(name, process_set_id):
-    """The optimizer is gone; so is its group once that is so on every rank."""
-    names.release(name)
-    try:
-        library.ask(Ask.RETIRE, process_set_id, name, 0).close()
-    except Exception:
-        pass  # Horovod is gone, too
+    def load(self, data):
+        replica.load(self, data)
 
 
 def _counting_hook(weak):
@@ -487,34 +364,6 @@ def _unpack(saved, arrays):
         values = saved[start:end].clone().view(stored)
         results.append(values.to(array.dtype).reshape(array.shape))
     return results
-
-
-def _join_service():
-    served = [optimizer for optimizer in _live
-              if optimizer.process_set.process_set_id == global_process_set.process_set_id]
-    tickets = {optimizer: optimizer._listen() for optimizer in served}
-
-    def serve(joined):
-        while tickets:
-            over = joined()  # before the tickets: what comes with the last round comes first
-            answered = [optimizer for optimizer, ticket in tickets.items() if ticket.poll()]
-            for optimizer in answered:
-                optimizer._serve(tickets[optimizer])
-                tickets[optimizer] = optimizer._listen()
-            if over and not answered:
-                break
-            if not answered:
-                library.wait_any(list(tickets.values()), 0.005)
-        for optimizer, ticket in tickets.items():
-            over = optimizer._ask(Ask.UNLISTEN)
-            over.answer()
-            over.close()
-            optimizer._serve(ticket)
-
-    return serve
-
-
-lifecycle.add_join_service(_join_service)
 
 
 def _checked_names(optimizer, named_parameters):
@@ -606,7 +455,7 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     Source: Li et al., "Taming Unbalanced Training Workloads in Deep Learning with Partial
     Collective Operations", PPoPP 2020, sections 4 and 5.
     """
-    check_op(op)
+    partial_groups.check_op(op)
     if isinstance(optimizer, _PartialOptimizer):
         raise ValueError("optimizer is a hvd.DistributedOptimizer already")
     if isinstance(optimizer, torch.optim.LBFGS):
@@ -623,11 +472,9 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     _check_groups(groups)
     if backward_passes_per_step <= 0:
         raise ValueError(f"backward_passes_per_step={backward_passes_per_step!r} must be > 0")
-    if name is not None and (not isinstance(name, str) or not name):
-        raise ValueError(f"name={name!r} must be a string that is not empty")
     settings = config.resolve(policy, staleness_bound, catch_up, resync_every, seed)
     named_parameters = _checked_names(optimizer, named_parameters)
-    group_name = name if name is not None else f"optimizer.{next(_numbers)}"
+    group_name = partial_groups.name_for_optimizer(name)
 
     inner = optimizer.__class__
     cls = type(inner.__name__, (_PartialOptimizer, inner), {"__module__": inner.__module__})
@@ -640,46 +487,3 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
                     gradient_predivide_factor, sparse_as_dense, process_set, settings,
                     group_name)
     return partial
-
-
-def rounds(opt, n, every=None):
-    """Counts a training's length in rounds: yields the current round number, once per local step,
-    until at least ``n`` rounds, the same number on every rank. Every rank iterates.
-
-    .. code-block:: python
-
-        for step in hvd.rounds(opt, 10_000, every=500):
-            if step_is_first_after_a_flush: validate()
-            opt.zero_grad()
-            loss(...).backward()
-            opt.step()
-
-    It begins and ends with a flush, and flushes about every ``every`` rounds in between; only
-    after a flush, when all ranks stand at the same round, is it decided whether that was the end.
-    Ranks reach a given round at different local steps, so collective operations belong outside of
-    the loop, or at its flushes.
-
-    Args:
-        opt: a partial ``hvd.DistributedOptimizer``, of which ``opt.round`` is counted.
-        n: rounds, counted from the optimizer's first; training carries on from a checkpoint.
-        every: rounds between two flushes; None: only at the beginning and at the end.
-
-    Raises:
-        ValueError: ``opt`` is no partial optimizer, or ``n`` or ``every`` no number of rounds.
-    """
-    if not isinstance(opt, _PartialOptimizer):
-        raise ValueError(f"opt={opt!r} is not a partial hvd.DistributedOptimizer")
-    n = config.whole_number("n", n, 0)
-    every = None if every is None else config.whole_number("every", every, 1)
-    if not opt.process_set.included():
-        raise ValueError("opt: this rank is not in the optimizer's process set, and has no rounds")
-
-    def count():
-        opt.flush()
-        while opt.round < n:
-            target = n if every is None else min(n, (opt.round // every + 1) * every)
-            while opt.round < target:
-                yield opt.round
-            opt.flush()
-
-    return count()

@@ -5,11 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from horovod_partial import _core
+from horovod_partial._core import Healing
 
 
 def decide(policy, size=4, **kwargs):
     says = {key: value for key, value in kwargs.items()
-            if key not in ("ended", "round", "last_heal", "resync_every", "heals", "seed")}
+            if key not in ("ended", "round", "last_heal", "resync_every", "healing", "seed")}
     rest = {key: value for key, value in kwargs.items() if key not in says}
     return _core.decide(policy, size, says, **rest)
 
@@ -97,29 +98,33 @@ def test_an_empty_flush():
 
 
 def test_a_heal_needs_all_active_and_blocked():
-    due = {"heals": True, "merged": [2], "drifted": [2]}
+    due = {"healing": Healing.IN_ROUNDS, "merged": [2], "drifted": [2]}
     healing = decide("solo", ready=ALL, blocked=ALL, **due)
     assert healing["kind"] == "round" and healing["heal"] and healing["root"] == 0
     assert not decide("solo", ready=ALL, blocked=[0, 1, 2], **due)["heal"]
     assert not decide("solo", ready=[0, 1, 2], blocked=[0, 1, 2], **due)["heal"]
-    assert not decide("solo", ready=ALL, blocked=ALL, heals=True)["heal"]
-    assert not decide("solo", ready=ALL, blocked=ALL, merged=[2])["heal"]  # no replicas
+    assert not decide("solo", ready=ALL, blocked=ALL, healing=Healing.IN_ROUNDS)["heal"]
+    for other in (Healing.NEVER, Healing.AT_FLUSHES):
+        assert not decide("solo", ready=ALL, blocked=ALL, **{**due, "healing": other})["heal"]
 
 
 @pytest.mark.parametrize("drifted, root", [([0], 1), ([0, 1], 2), (ALL, 0), ([3], 0)])
 def test_the_root_is_the_lowest_rank_that_has_not_drifted(drifted, root):
-    decision = decide("solo", ready=ALL, blocked=ALL, heals=True, merged=drifted, drifted=drifted)
+    decision = decide("solo", ready=ALL, blocked=ALL, healing=Healing.IN_ROUNDS,
+                      merged=drifted, drifted=drifted)
     assert decision["root"] == root
 
 
 def test_resync_every_makes_a_heal_due():
-    every = {"heals": True, "resync_every": 5, "last_heal": 10, "ready": ALL, "blocked": ALL}
+    every = {"healing": Healing.IN_ROUNDS, "resync_every": 5, "last_heal": 10, "ready": ALL,
+             "blocked": ALL}
     assert not decide("solo", round=14, **every)["heal"]
     assert decide("solo", round=15, **every)["heal"]
 
 
 def test_drift_without_merging_makes_no_heal_due():
-    assert not decide("solo", ready=ALL, blocked=ALL, heals=True, drifted=[1])["heal"]
+    assert not decide("solo", ready=ALL, blocked=ALL, healing=Healing.IN_ROUNDS,
+                      drifted=[1])["heal"]
 
 
 def test_a_group_goes_when_all_have_retired_or_ended():

@@ -102,7 +102,7 @@ def test_drop_in_arguments_come_in_horovods_order():
 
 
 def test_groups_are_numbered_in_order_of_construction():
-    names = [hvd.DistributedOptimizer(torch.optim.SGD(build().parameters()))._group_name
+    names = [hvd.DistributedOptimizer(torch.optim.SGD(build().parameters()))._partial.name
              for _ in range(3)]
     numbers = [int(name.removeprefix("optimizer.")) for name in names]
     assert numbers == list(range(numbers[0], numbers[0] + 3))

@@ -54,7 +54,7 @@ View::View(int size)
 }
 
 bool HealDue(const GroupSpec& spec, const View& view) {
-  if (!spec.heals || view.size == 1) {
+  if (spec.healing != Healing::kInRounds || view.size == 1) {
     return false;
   }
   return !view[Say::kMerged].Empty() ||

@@ -331,7 +331,9 @@ void Group::Finish(const Decision& decision, std::vector<Completion>& done) {
   round->result = std::move(result_);
   holds_ = false;
 
-  const bool heals = decision.heal || (round->flush && spec_.heals && size_ > 1);
+  const bool heals =
+      decision.heal ||
+      (round->flush && spec_.healing != Healing::kNever && size_ > 1);
   if (heals) {
     stage_ = round->flush ? Stage::kCheck : Stage::kTransfer;
     participants_ = decision.participants;

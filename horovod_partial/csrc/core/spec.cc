@@ -13,6 +13,8 @@ namespace {
 
 const char* kCatchUpNames[] = {"replay", "sum", "latest"};
 const char* kOpNames[] = {"Average", "Sum"};
+const char* kUses[] = {"partial_allreduce", "gradients for the user to apply",
+                       "an optimizer"};
 
 std::string ShapeText(const std::vector<int64_t>& shape) {
   std::string text = "(";
@@ -125,7 +127,7 @@ std::string GroupSpec::Serialize() const {
   out.Number(staleness_bound);
   out.Number(static_cast<uint8_t>(catch_up));
   out.Number(resync_every);
-  out.Number(static_cast<uint8_t>(heals));
+  out.Number(static_cast<uint8_t>(healing));
   out.Number(static_cast<uint32_t>(tensors.size()));
   for (const auto& tensor : tensors) {
     out.String(tensor.name);
@@ -151,7 +153,7 @@ GroupSpec GroupSpec::Parse(const std::string& bytes) {
   spec.staleness_bound = in.Number<int64_t>();
   spec.catch_up = static_cast<CatchUp>(in.Choice(3));
   spec.resync_every = in.Number<int64_t>();
-  spec.heals = in.Choice(2) != 0;
+  spec.healing = static_cast<Healing>(in.Choice(3));
   const uint32_t tensors = in.Count(9);
   for (uint32_t i = 0; i < tensors; ++i) {
     TensorSpec tensor;
@@ -203,9 +205,9 @@ std::string Mismatch(const GroupSpec& a, int rank_a, const GroupSpec& b,
   if (a.resync_every != b.resync_every) {
     return differ("resync_every", Text(a.resync_every), Text(b.resync_every));
   }
-  if (a.heals != b.heals) {
-    return differ("its use", a.heals ? "an optimizer" : "partial_allreduce",
-                  b.heals ? "an optimizer" : "partial_allreduce");
+  if (a.healing != b.healing) {
+    return differ("its use", kUses[static_cast<int>(a.healing)],
+                  kUses[static_cast<int>(b.healing)]);
   }
   if (a.tensors.size() != b.tensors.size()) {
     return differ("the number of tensors", Text(a.tensors.size()),

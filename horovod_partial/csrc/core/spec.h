@@ -40,6 +40,13 @@ struct TensorSpec {
   }
 };
 
+// When the replicas that a group keeps are healed.
+enum class Healing : uint8_t {
+  kNever,     // partial_allreduce: there are none
+  kAtFlushes, // whoever has the results applies them out of our sight
+  kInRounds,  // an optimizer's: when due, and at flushes
+};
+
 // What a rank announces of a group; every rank of the process set must
 // announce the same.
 struct GroupSpec {
@@ -53,8 +60,7 @@ struct GroupSpec {
   int64_t staleness_bound = 8;
   CatchUp catch_up = CatchUp::kReplay;
   int64_t resync_every = 0; // rounds; 0: never
-  // Whether there are replicas to heal: an optimizer's group.
-  bool heals = false;
+  Healing healing = Healing::kNever;
 
   // Throws std::invalid_argument that names the field, its value and what is
   // allowed.

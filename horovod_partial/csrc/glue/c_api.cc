@@ -83,7 +83,7 @@ int64_t horovod_partial_define(const char* name, int tensors,
                                int average, double prescale, double postscale,
                                const char* policy, uint64_t seed,
                                int64_t staleness_bound, const char* catch_up,
-                               int64_t resync_every, int heals) {
+                               int64_t resync_every, int healing) {
   return Guarded([&]() -> int64_t {
     auto spec = std::make_shared<GroupSpec>();
     spec->name = name;
@@ -103,7 +103,7 @@ int64_t horovod_partial_define(const char* name, int tensors,
     spec->staleness_bound = staleness_bound;
     spec->catch_up = ParseCatchUp(catch_up);
     spec->resync_every = resync_every;
-    spec->heals = heals != 0;
+    spec->healing = static_cast<Healing>(healing);
     spec->Validate();
     std::lock_guard<std::mutex> guard(specs_mutex);
     specs[++last_spec] = std::move(spec);

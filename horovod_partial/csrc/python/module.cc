@@ -42,7 +42,7 @@ RankSet SetOf(const std::vector<int>& ranks, int size) {
 py::dict DecideForPython(const std::string& policy, int size,
                          const std::map<std::string, std::vector<int>>& says,
                          const std::vector<int>& ended, int64_t round,
-                         int64_t last_heal, int64_t resync_every, bool heals,
+                         int64_t last_heal, int64_t resync_every, Healing healing,
                          uint64_t seed) {
   static const char* names[kSays] = {
       "veto",     "ready",  "excused", "drifted", "merged",  "blocked",
@@ -52,7 +52,7 @@ py::dict DecideForPython(const std::string& policy, int size,
   spec.policy = ParsePolicy(policy);
   spec.seed = seed;
   spec.resync_every = resync_every;
-  spec.heals = heals;
+  spec.healing = healing;
   View view(size);
   for (const auto& entry : says) {
     int which = 0;
@@ -203,6 +203,10 @@ std::vector<uint16_t> AddSixteenBits(const std::string& dtype,
 PYBIND11_MODULE(_core, m) {
   m.doc() = "The core of horovod_partial, without Horovod.";
 
+  py::enum_<Healing>(m, "Healing")
+      .value("NEVER", Healing::kNever)
+      .value("AT_FLUSHES", Healing::kAtFlushes)
+      .value("IN_ROUNDS", Healing::kInRounds);
   m.def("parse_policy", &ParsePolicyForPython, py::arg("text"),
         "The kind and the K of a policy's string; ValueError for a wrong one.");
   m.def("check_catch_up", [](const std::string& text) { ParseCatchUp(text); },
@@ -216,7 +220,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("decide", &DecideForPython, py::arg("policy"), py::arg("size"),
         py::arg("says"), py::arg("ended") = std::vector<int>(),
         py::arg("round") = 0, py::arg("last_heal") = 0,
-        py::arg("resync_every") = 0, py::arg("heals") = false,
+        py::arg("resync_every") = 0, py::arg("healing") = Healing::kNever,
         py::arg("seed") = 0,
         "What the ranks decide when `says` maps veto, ready, excused, ... to "
         "the ranks that say so.");
@@ -282,13 +286,14 @@ PYBIND11_MODULE(_core, m) {
   py::class_<sim::GroupSetting>(simulation, "Group")
       .def(py::init([](const std::string& name, const std::string& policy,
                        int bound, const std::string& catch_up,
-                       int resync_every, bool heals) {
+                       int resync_every, Healing healing) {
              return sim::GroupSetting{name,     policy,       bound,
-                                      catch_up, resync_every, heals};
+                                      catch_up, resync_every, healing};
            }),
            py::arg("name"), py::arg("policy") = "majority",
            py::arg("staleness_bound") = 8, py::arg("catch_up") = "replay",
-           py::arg("resync_every") = 0, py::arg("heals") = true);
+           py::arg("resync_every") = 0,
+           py::arg("healing") = Healing::kInRounds);
   py::enum_<sim::Fault>(simulation, "Fault")
       .value("NONE", sim::Fault::kNone)
       .value("LOSE_STALE", sim::Fault::kLoseStale)

@@ -186,7 +186,7 @@ public:
                                  : group.staleness_bound;
       spec.catch_up = ParseCatchUp(group.catch_up);
       spec.resync_every = group.resync_every;
-      spec.heals = group.heals;
+      spec.healing = group.healing;
       spec.Validate();
       // Over the wire and back, as ranks send it.
       log.spec =
@@ -387,7 +387,7 @@ Task Rank::Join() {
     tickets[name] = Ask(name, request);
   };
   for (const auto& log : world_.logs) {
-    if (log.second.spec->heals) {
+    if (log.second.spec->healing != Healing::kNever) {
       listen(log.first);
     }
   }
@@ -944,7 +944,8 @@ Setting RandomSetting(uint64_t seed, int max_size) {
     group.catch_up = std::vector<std::string>{"replay", "replay", "sum",
                                               "latest"}[random.Below(4)];
     group.resync_every = random.Chance(30) ? 1 + random.Below(6) : 0;
-    group.heals = random.Chance(75);
+    group.healing = static_cast<Healing>(
+        std::vector<int>{0, 1, 2, 2}[random.Below(4)]);
     setting.groups.push_back(group);
   }
 
@@ -1029,7 +1030,9 @@ std::string Describe(const Setting& setting) {
     out << "  group " << group.name << ": " << group.policy
         << ", staleness_bound " << group.staleness_bound << ", catch_up "
         << group.catch_up << ", resync_every " << group.resync_every
-        << (group.heals ? ", heals" : "") << "\n";
+        << std::vector<const char*>{"", ", heals at flushes", ", heals"}
+               [static_cast<int>(group.healing)]
+        << "\n";
   }
   for (int rank = 0; rank < setting.size; ++rank) {
     out << "  rank " << rank << ":";

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "../core/spec.h"
+
 namespace horovod_partial {
 namespace sim {
 
@@ -40,7 +42,7 @@ struct GroupSetting {
   int staleness_bound = 8;
   std::string catch_up = "replay";
   int resync_every = 0;
-  bool heals = true; // an optimizer's group
+  Healing healing = Healing::kInRounds;
 };
 
 // Mistakes to plant, outside the core: the checks must find each of them.

@@ -16,7 +16,7 @@ for step in range(5 if not hasattr(optimizer, "flush") else 5 + 3 * hvd.rank()):
     model(torch.randn(8, 4)).pow(2).sum().backward()
     optimizer.step()
 if hasattr(optimizer, "flush"):
-    print(f"rank {hvd.rank()} trained partially: {optimizer._settings.policy}", flush=True)
+    print(f"rank {hvd.rank()} trained partially: {optimizer._partial.settings.policy}", flush=True)
 else:
     weights = hvd.allgather(model.weight.detach().reshape(1, -1))
     assert all(torch.equal(weights[0], other) for other in weights)

@@ -55,9 +55,9 @@ def test_arguments_win_over_the_environment(hvd, monkeypatch, name, ranks):
     monkeypatch.setenv("HOROVOD_PARTIAL_POLICY", "full")
     monkeypatch.setenv("HOROVOD_PARTIAL_STALENESS_BOUND", "3")
     made = optimizer(hvd, staleness_bound=5, name=name)
-    assert str(made._settings.policy) == "full"
-    assert made._settings.staleness_bound == 5
-    assert (made._settings.catch_up, made._settings.resync_every) == ("replay", 0)
+    assert str(made._partial.settings.policy) == "full"
+    assert made._partial.settings.staleness_bound == 5
+    assert (made._partial.settings.catch_up, made._partial.settings.resync_every) == ("replay", 0)
 
 
 def own(hvd):

@@ -1,0 +1,507 @@
+"""What the modules for PyTorch and for TensorFlow share: names in use, requests to the background
+thread, and what becomes of their answers. No framework's tensors here, and no decisions: rounds,
+lateness and heals come from the core."""
+
+import contextlib
+import itertools
+import threading
+import warnings
+import weakref
+from typing import NamedTuple
+
+from horovod_partial import _native, config, lifecycle
+from horovod_partial._native import Ask, Healing
+
+_PLAIN = "partial_allreduce"
+# What the background thread may still read, by ticket, whatever becomes of the application.
+_in_use = {}
+
+
+class Round(NamedTuple):
+    """One round of a group, or several in one.
+
+    Attributes:
+        index: the number of the (newest) round.
+        tensors: the reduced tensors, in the order, shapes and dtypes given; the caller's own.
+        active: the ranks that were active in that round, ascending; empty for a flush.
+        count: how many rounds it stands for: more than 1 after merging, and under
+            ``catch_up='sum'`` and ``'latest'``.
+    """
+
+    index: int
+    tensors: list
+    active: tuple
+    count: int
+
+
+class Names:
+    """The names of groups in use in this process, each with who uses it."""
+
+    def __init__(self):
+        # A garbage collection inside it may release the name of another optimizer.
+        self._lock = threading.RLock()
+        self._users = {}
+
+    def claim(self, name, user):
+        """Takes a name for ``user``; ValueError when somebody else has it."""
+        with self._lock:
+            owner = self._users.setdefault(name, user)
+        if owner != user:
+            raise ValueError(f"name={name!r} is in use by {owner}: choose another name")
+
+    def known(self, name):
+        return name in self._users
+
+    def release(self, name):
+        with self._lock:
+            self._users.pop(name, None)
+
+
+def check_name(name):
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"name={name!r} must be a string that is not empty")
+
+
+class Groups:
+    """The partial groups of one framework in this process.
+
+    Args:
+        framework: its name, as its patched ``hvd.join()`` gives it to ``lifecycle``.
+        basics: Horovod's ``HorovodBasics`` of that framework.
+    """
+
+    def __init__(self, framework, basics):
+        self.library = _native.Library(basics.MPI_LIB_CTYPES)
+        self.names = Names()
+        self.basics = basics
+        self._numbers = itertools.count()
+        self._definitions = {}  # name -> (what it was defined from, the definition's number)
+        self._training = weakref.WeakSet()
+        lifecycle.add_join_service(framework, self._join_service)
+
+    def check_op(self, op):
+        """ValueError or NotImplementedError unless ``op`` is Average or Sum."""
+        if op == self.basics.Adasum:
+            raise NotImplementedError("op=Adasum has no partial form: use hvd.Average or hvd.Sum")
+        if op not in (self.basics.Average, self.basics.Sum):
+            raise ValueError(f"op={op!r} is not supported: use hvd.Average or hvd.Sum")
+
+    def name_for_optimizer(self, name):
+        if name is None:
+            return f"optimizer.{next(self._numbers)}"
+        check_name(name)
+        return name
+
+    # ------------------------------------------------------------------ partial_allreduce
+
+    def define(self, name, specs, settings, op, process_set):
+        """The definition of a group of ``partial_allreduce``: a number for ``Library.ask``."""
+        self.names.claim(name, _PLAIN)
+        wanted = (specs, settings, op, process_set.process_set_id, process_set.size())
+        known = self._definitions.get(name)
+        if known is None or known[0] != wanted:
+            number = self.library.define(name, specs, settings.limited_to(process_set.size()),
+                                         op == self.basics.Average)
+            if known is not None:
+                self.library.undefine(known[1])
+            self._definitions[name] = known = (wanted, number)
+        return known[1]
+
+    def submit(self, name, definition, process_set, addresses):
+        """Submits to a group of ``partial_allreduce``; returns the Ticket."""
+        return self.library.ask(Ask.SUBMIT, process_set.process_set_id, name, definition,
+                                addresses)
+
+    def flush(self, name, process_set, read):
+        """Flushes a group of ``partial_allreduce``; returns what ``read(raw, specs)`` makes of
+        each round. ``specs`` are those of the group's tensors."""
+        check_name(name)
+        self.names.claim(name, _PLAIN)
+        set_id = process_set.process_set_id
+        known = self._definitions.get(name)
+        rounds = []
+        while True:
+            ticket = self.library.ask(Ask.FLUSH, set_id, name, known[1] if known else 0)
+            answer = ticket.answer()
+            specs = self.library.tensors(set_id, name)
+            rounds += [read(raw, specs) for raw in answer.rounds]
+            ticket.close()
+            if not answer.again:
+                return rounds
+
+    # ------------------------------------------------------------------------ for all groups
+
+    def stats(self, name, process_set):
+        """The numbers behind ``hvd.partial_stats``; zeros before the group's first round."""
+        raw = self.library.stats(process_set.process_set_id, name)
+        if raw is None:
+            raw = dict.fromkeys(self.library.stat_names, 0.0)
+        wait_seconds = raw.pop("wait_seconds")
+        active_sum = raw.pop("active_sum")
+        staleness_sum = raw.pop("staleness_sum")
+        staleness_count = raw.pop("staleness_count")
+        stats = {key: int(value) for key, value in raw.items()}
+        counted = stats["rounds"] - stats["flushes"]
+        stats["holds"] = bool(stats["holds"])
+        stats["mean_active"] = active_sum / counted if counted else 0.0
+        stats["mean_staleness"] = staleness_sum / staleness_count if staleness_count else 0.0
+        stats["wait_seconds"] = wait_seconds
+        return stats
+
+    def partial_stats(self, name, process_set):
+        """What happened in a group so far, as this rank saw it. No other rank is asked.
+
+        Returns:
+            A dict: ``rounds`` (executed, flushes included), ``flushes``; ``fresh``, ``stale`` and
+            ``null`` (this rank's contributions), ``late`` (submissions that found pending rounds),
+            ``merged`` (rounds merged beyond the staleness bound), ``heals``, ``pending``,
+            ``mean_active`` (ranks per round, flushes not counted), ``mean_staleness`` and
+            ``max_staleness`` (pending rounds that submissions found), ``holds`` (whether the send
+            buffer holds something) and ``wait_seconds`` (blocked on submissions, in total).
+
+        Raises:
+            ValueError: there is no group of this name.
+        """
+        if (self.library.stats(process_set.process_set_id, name) is None
+                and not self.names.known(name)):
+            raise ValueError(f"name={name!r}: there is no such group")
+        return self.stats(name, process_set)
+
+    @contextlib.contextmanager
+    def excused(self):
+        """Put this around waits for other ranks that Horovod cannot see, such as an mpi4py
+        barrier, a ``torch.distributed`` collective or a file lock: meanwhile no round waits for
+        this rank."""
+        self.library.enter_excused()
+        try:
+            yield
+        finally:
+            self.library.leave_excused()
+
+    def add_training(self, group):
+        self._training.add(group)
+
+    def _join_service(self):
+        served = [group for group in self._training if group.process_set.process_set_id == 0]
+        tickets = {group: group.listen() for group in served}
+
+        def serve(joined):
+            while tickets:
+                over = joined()  # before the tickets: what comes with the last round comes first
+                answered = [group for group, ticket in tickets.items() if ticket.poll()]
+                for group in answered:
+                    group.serve(tickets[group])
+                    tickets[group] = group.listen()
+                if over and not answered:
+                    break
+                if not answered:
+                    self.library.wait_any(list(tickets.values()), 0.005)
+            for group, ticket in tickets.items():
+                group.unlisten()
+                group.serve(ticket)
+
+        return serve
+
+
+class Handle:
+    """Of a registered function: ``remove()`` takes it away again."""
+
+    def __init__(self, functions, function):
+        self._functions = functions
+        self._key = object()
+        functions[self._key] = function
+
+    def remove(self):
+        self._functions.pop(self._key, None)
+
+
+class _Owner:
+    def __str__(self):
+        return "another optimizer"
+
+
+class TrainingGroup:
+    """The group of one model's gradients, whose results are its updates.
+
+    The replica, an object of the framework's module, has
+
+    ``group_specs()``
+        the TensorSpecs of the gradients, in the form in which they are reduced.
+    ``apply_round(raw)``
+        applies a RawRound that is not empty, outside of a step (in a flush or a join).
+    ``digest()``
+        16 bytes that differ when parameters, optimizer state or ``round`` differ in a bit.
+    ``dump()``, ``load(data)``
+        parameters, optimizer state and ``round`` as bytes, and their taking over.
+
+    The group lives as long as the replica, and ends on all ranks when it is gone on all.
+
+    Attributes:
+        round: the number of rounds that this rank has applied, flushes included.
+        drifted: to be said with the next request: the replica has gone its own way.
+        restored: bytes of a checkpoint's send buffer, which go with the next request.
+    """
+
+    def __init__(self, groups, replica, name, process_set, settings, op, predivide=1.0,
+                 healing=Healing.IN_ROUNDS):
+        self._groups = groups
+        self._library = groups.library
+        self._replica = weakref.ref(replica)
+        self.name = name
+        self.process_set = process_set
+        self.settings = settings
+        self._average = op == groups.basics.Average
+        self._predivide = predivide if self._average else 1.0
+        self._healing = healing
+        self._definition = None  # (a number of ranks, the definition's number)
+        self._before_round = {}
+        self._under_way = None  # a submission without an answer that was read to the end
+        self.round = 0
+        self.drifted = False
+        self.restored = None
+        if process_set.included():
+            groups.names.claim(name, _Owner())
+            weakref.finalize(replica, _retire, groups, name,
+                             process_set.process_set_id).atexit = False
+            groups.add_training(self)
+
+    def stats(self):
+        return {"round": self.round, **self._groups.stats(self.name, self.process_set)}
+
+    def save(self):
+        """What a checkpoint needs: a SavedGroup, or None when there is nothing."""
+        saved = (self._library.save(self.process_set.process_set_id, self.name)
+                 if self.process_set.included() else None)
+        if saved is None or not (saved.send_buffer or saved.pending or saved.drifted):
+            return None
+        return saved
+
+    # ---------------------------------------------------------------------- rounds of a step
+
+    @property
+    def under_way(self):
+        """What ``submit`` was told to keep, if a submission has not been finished."""
+        return self._under_way and self._under_way[1]
+
+    def submit(self, addresses, keep):
+        """Hands in gradients: the ``addresses`` of memory that ``keep`` holds."""
+        ticket = self._ask(Ask.SUBMIT, addresses)
+        _in_use[ticket.number] = keep
+        self._under_way = (ticket, keep)
+
+    def answer(self):
+        """Blocks until the submission has its Answer, whose rounds are to be read before
+        ``finish()``; a refused submission is over."""
+        ticket, _ = self._under_way
+        try:
+            return ticket.answer()
+        except Exception:
+            self.finish()
+            raise
+
+    def finish(self):
+        ticket, _ = self._under_way
+        self._under_way = None
+        ticket.close()
+        _in_use.pop(ticket.number, None)
+
+    def advance(self, count):
+        """Counts rounds that the replica applies now."""
+        self.round += count
+
+    def register_before_round(self, function):
+        return Handle(self._before_round, function)
+
+    def run_before_round(self):
+        """With the gradients of the round that ``advance`` counted last in place."""
+        for function in list(self._before_round.values()):
+            function(self.round - 1)
+
+    # ------------------------------------------------------------------------ flush and heal
+
+    def flush(self):
+        """Applies rounds until this rank has applied every round; heals where that is due."""
+        while True:
+            ticket = self._ask(Ask.FLUSH)
+            answer = ticket.answer()
+            self._apply(answer)
+            ticket.close()
+            if not answer.again:
+                break
+        if answer.heal:
+            self._compare()
+
+    def _apply(self, answer):
+        for raw in answer.rounds:
+            self.advance(raw.count)
+            if not raw.empty:
+                self._replica().apply_round(raw)
+
+    def _compare(self):
+        ticket = self._ask(Ask.SYNC, digest=self._replica().digest())
+        answer = ticket.answer()
+        ticket.close()
+        if answer.differed:
+            warnings.warn(
+                f"parameters or optimizer state of {self.name!r} differ between ranks although no "
+                "rank has drifted. Does a learning rate follow local steps? Let it follow rounds, "
+                "with optimizer.register_before_round(). The replicas are healed from rank "
+                f"{answer.root}.")
+        if answer.heal:
+            self.transfer(answer.root)
+
+    def transfer(self, root):
+        """Takes the replica of rank ``root`` of the process set. All ranks are here."""
+        mine = self.process_set.rank() == root
+        ticket = self._ask(Ask.OFFER if mine else Ask.RECEIVE,
+                           payload=self._replica().dump() if mine else None)
+        ticket.answer()
+        if not mine:
+            self._replica().load(ticket.replica())
+        ticket.close()
+
+    # ---------------------------------------------------------------------------------- join
+
+    def listen(self):
+        return self._ask(Ask.LISTEN)
+
+    def unlisten(self):
+        ticket = self._ask(Ask.UNLISTEN)
+        ticket.answer()
+        ticket.close()
+
+    def serve(self, ticket):
+        """Does what an answered ``listen()`` asks for."""
+        answer = ticket.answer()
+        self._apply(answer)
+        ticket.close()
+        if not answer.again and answer.heal:
+            self._compare()
+
+    # ------------------------------------------------------------------------------- requests
+
+    def _ask(self, what, addresses=(), digest=None, payload=None):
+        if what in (Ask.SUBMIT, Ask.FLUSH) and self.restored is not None:
+            payload, self.restored = self.restored or None, None
+        drifted, self.drifted = self.drifted, False
+        return self._library.ask(what, self.process_set.process_set_id, self.name,
+                                 self._defined(), addresses, drifted, digest, payload)
+
+    def _defined(self):
+        ranks = self.process_set.size()
+        if self._definition is None or self._definition[0] != ranks:
+            self._definition = (ranks, self._library.define(
+                self.name, self._replica().group_specs(), self.settings.limited_to(ranks),
+                self._average, prescale=1.0 / self._predivide, postscale=self._predivide,
+                healing=self._healing))
+        return self._definition[1]
+
+
+def _retire(groups, name, process_set_id):
+    """The replica is gone; so is its group once that is so on every rank."""
+    groups.names.release(name)
+    with contextlib.suppress(Exception):  # Horovod is gone, too
+        groups.library.ask(Ask.RETIRE, process_set_id, name, 0).close()
+
+
+class PartialOptimizer:
+    """What every partial optimizer offers, whatever the framework. ``_partial`` is its
+    TrainingGroup, or another PartialOptimizer that it wraps."""
+
+    @property
+    def round(self):
+        """The number of rounds that this rank has applied, flushes included."""
+        return self._partial.round
+
+    def set_round(self, number):
+        """Takes over the round number of another rank's replica."""
+        if isinstance(self._partial, PartialOptimizer):
+            self._partial.set_round(number)
+        else:
+            self._partial.round = number
+
+    def stats(self):
+        """What happened so far, on this rank: see :func:`hvd.partial_stats`, plus ``round``."""
+        return self._partial.stats()
+
+    def register_before_round(self, fn):
+        """Has ``fn(round_index)`` called before each applied round: the place to set a learning
+        rate that follows rounds, so that replicas stay identical. (In PyTorch, that round's
+        averaged gradients are in ``p.grad`` then: clip them there. Keras clips each round by
+        itself, by ``clipnorm`` and its like.)
+
+        Returns:
+            A handle with a ``remove()`` method.
+        """
+        return self._partial.register_before_round(fn)
+
+
+def rounds(opt, n, every=None):
+    """Counts a training's length in rounds: yields the current round number, once per local step,
+    until at least ``n`` rounds, the same number on every rank. Every rank iterates.
+
+    .. code-block:: python
+
+        for step in hvd.rounds(opt, 10_000, every=500):
+            if step_is_first_after_a_flush: validate()
+            ...  # a training step with opt
+
+    It begins and ends with a flush, and flushes about every ``every`` rounds in between; only
+    after a flush, when all ranks stand at the same round, is it decided whether that was the end.
+    Ranks reach a given round at different local steps, so collective operations belong outside of
+    the loop, or at its flushes.
+
+    Args:
+        opt: a partial ``hvd.DistributedOptimizer``, of which ``opt.round`` is counted. One of
+            Keras's has to be built: ``opt.build(model.trainable_variables)``.
+        n: rounds, counted from the optimizer's first; training carries on from a checkpoint.
+        every: rounds between two flushes; None: only at the beginning and at the end.
+
+    Raises:
+        ValueError: ``opt`` is no partial optimizer, or ``n`` or ``every`` no number of rounds.
+    """
+    if not isinstance(opt, PartialOptimizer):
+        raise ValueError(f"opt={opt!r} is not a partial hvd.DistributedOptimizer")
+    if not opt.process_set.included():
+        raise ValueError("opt: this rank is not in the optimizer's process set, and has no rounds")
+    counter = RoundCounter(opt, n, every)
+
+    def count():
+        counter.begin()
+        while not counter.over:
+            yield opt.round
+            counter.after_step()
+
+    return count()
+
+
+class RoundCounter:
+    """Section 5 of the specification, "How long to train": when to flush, and when to end.
+
+    Attributes:
+        over: all ranks stand at the same round, which is the last.
+    """
+
+    def __init__(self, opt, n, every):
+        self._opt = opt
+        self._n = config.whole_number("n", n, 0)
+        self._every = None if every is None else config.whole_number("every", every, 1)
+        self._target = 0
+        self.over = False
+
+    def begin(self):
+        self._flush()
+
+    def after_step(self):
+        """After each local step; whether it has flushed."""
+        due = self._opt.round >= self._target
+        if due:
+            self._flush()
+        return due
+
+    def _flush(self):
+        self._opt.flush()
+        reached = self._opt.round
+        self.over = reached >= self._n
+        self._target = (self._n if self._every is None
+                        else min(self._n, (reached // self._every + 1) * self._every))

@@ -1,0 +1,53 @@
+"""What Horovod's callbacks and elastic states need of a Keras optimizer, whatever its version:
+``patches/compat/keras3-callbacks`` and ``keras3-elastic`` call it."""
+
+import tensorflow as tf
+
+from horovod.tensorflow.util import tf_variable
+
+from horovod_partial.groups import PartialOptimizer
+
+
+def partial_of(optimizer):
+    """The partial optimizer that ``optimizer`` is or that a LossScaleOptimizer wraps, else None."""
+    for candidate in (optimizer, getattr(optimizer, "inner_optimizer", None)):
+        if isinstance(candidate, PartialOptimizer):
+            return candidate
+    return None
+
+
+def before_broadcast(optimizer):
+    """Has all ranks stand at the same round, so that none applies what rank 0 has applied."""
+    partial = partial_of(optimizer)
+    if partial is not None:
+        partial.flush()
+
+
+def optimizer_variables(optimizer, model=None):
+    """The tf.Variables of an optimizer, which is built for ``model`` if it is not yet."""
+    variables = optimizer.variables
+    if callable(variables) and not isinstance(variables, list):
+        variables = variables()
+    elif model is not None and not optimizer.built:
+        optimizer.build(model.trainable_variables)
+        variables = optimizer.variables
+    return [tf_variable(v) for v in variables]
+
+
+def get_learning_rate(optimizer):
+    return float(tf.convert_to_tensor(optimizer.learning_rate))
+
+
+def set_learning_rate(optimizer, value):
+    optimizer.learning_rate = value
+
+
+def correct_momentum(optimizer, factor):
+    """Scales what the momentum has accumulated, with the learning rates of then, to a new one."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if factor == 1 or not hasattr(optimizer, "momentum"):
+        return
+    for name in ("momentums", "_momentums"):
+        for variable in getattr(optimizer, name, None) or ():
+            if variable is not None:
+                variable.assign(variable * tf.cast(factor, variable.dtype))

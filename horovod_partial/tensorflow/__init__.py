@@ -1,0 +1,11 @@
+"""All of ``horovod.tensorflow``, plus partial collectives.
+
+Change ``import horovod.tensorflow as hvd`` to ``import horovod_partial.tensorflow as hvd``.
+"""
+
+from horovod.tensorflow import *  # noqa: F401,F403
+
+from horovod_partial.groups import Round, rounds  # noqa: F401
+from horovod_partial.policy import First, Full, Majority, Policy, Quorum, Solo  # noqa: F401
+from horovod_partial.tensorflow.ops import (  # noqa: F401
+    StackedRounds, excused, partial_allreduce, partial_flush, partial_stats)

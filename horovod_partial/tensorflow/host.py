@@ -1,0 +1,71 @@
+"""From TensorFlow into Python and back: eager, or from inside a graph."""
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework import ops
+from tensorflow.python.ops import control_flow_util
+
+from horovod_partial import _native
+from horovod_partial._native import DType
+
+_DTYPES = {
+    tf.float16: DType.FLOAT16,
+    tf.bfloat16: DType.BFLOAT16,
+    tf.float32: DType.FLOAT32,
+    tf.float64: DType.FLOAT64,
+}
+TF_DTYPES = {code: dtype for dtype, code in _DTYPES.items()}
+
+
+def call(function, inputs, dtypes, shapes):
+    """Has ``function(*arrays)`` called with the inputs' values as NumPy arrays in host memory.
+
+    Args:
+        function: returns a list of arrays. Its errors are raised as they are when eager, and by
+            the graph as a ``tf.errors.OpError`` with the error's class and message.
+        inputs: tensors.
+        dtypes, shapes: of the outputs.
+
+    Returns:
+        A list of tensors.
+    """
+    if tf.executing_eagerly():
+        outputs = function(*[tensor.numpy() for tensor in inputs])
+        return [tf.convert_to_tensor(value, dtype) for value, dtype in zip(outputs, dtypes)]
+    outputs = tf.numpy_function(function, inputs, dtypes)
+    for output, shape in zip(outputs, shapes):
+        output.set_shape(shape)
+    return outputs
+
+
+def arrays(values):
+    """What TensorFlow gave, which may be NumPy's scalars, as contiguous arrays."""
+    return [np.ascontiguousarray(value) for value in values]
+
+
+def addresses(values):
+    return [value.ctypes.data for value in values]
+
+
+def empty(specs):
+    """Uninitialised arrays for the tensors of a group."""
+    return [np.empty(spec.shape, TF_DTYPES[spec.dtype].as_numpy_dtype) for spec in specs]
+
+
+def spec(name, dtype, shape, what):
+    """The TensorSpec of a tensor; ValueError that begins with ``what`` for a wrong dtype."""
+    dtype = tf.as_dtype(dtype)
+    if dtype not in _DTYPES:
+        raise ValueError(f"{what} is of {dtype.name}: partial collectives take float16, bfloat16, "
+                         "float32 and float64")
+    return _native.TensorSpec(name, _DTYPES[dtype], tuple(int(dim) for dim in shape))
+
+
+def refuse_xla():
+    """NotImplementedError in a step that XLA is to compile, which cannot call out of it."""
+    if (not tf.executing_eagerly()
+            and control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph())):
+        raise NotImplementedError(
+            "XLA cannot compile a step with partial rounds, because it cannot wait for other "
+            "ranks: use model.compile(..., jit_compile=False) (Keras's default 'auto' compiles on "
+            "a GPU), or tf.function without jit_compile=True")

@@ -1,0 +1,153 @@
+"""``DistributedOptimizer`` with partial rounds, for Keras 3."""
+
+import warnings
+
+import keras
+import tensorflow as tf
+
+from horovod.tensorflow.util import tf_variable
+
+from horovod_partial import config, keras3, keras_optimizers
+from horovod_partial._native import Healing
+from horovod_partial.groups import PartialOptimizer
+from horovod_partial.tensorflow.ops import partial_groups
+from horovod_partial.tensorflow.training import Training
+
+
+class _PartialKerasOptimizer(keras3.CollectiveApply, PartialOptimizer):
+    """What :func:`keras_optimizer` adds to the class of the optimizer that it wraps. ``apply()``
+    submits this rank's gradients and updates with each round that comes back."""
+
+    def _set_up(self, name, compression, sparse_as_dense, predivide, op, passes, average_passes,
+                process_set, settings):
+        self._set_up_accumulation(passes, average_passes, sparse_as_dense)
+        self.process_set = process_set
+        self._training = Training(name, Healing.IN_ROUNDS, compression, sparse_as_dense, op,
+                                  predivide, process_set, settings)
+        if self.built:
+            self._begin()
+
+    def build(self, variables):
+        super().build(variables)
+        self._begin()
+
+    def _begin(self):
+        """The variables are known now, and so is the group."""
+        variables = list(self._trainable_variables)
+
+        # One and the same graph wherever a round is applied: in a step or in a flush, eager or
+        # compiled. Otherwise TensorFlow might round differently.
+        @tf.function(autograph=False)
+        def update(gradients):
+            self._update(gradients, variables)
+            return tf.constant(True)
+
+        self._compiled_update = update
+        self._training.build(variables, lambda: [tf_variable(v) for v in self.variables], update)
+
+    @property
+    def _partial(self):
+        return self._training.group
+
+    def flush(self):
+        """Carries all send buffers and applies the rounds that come back, until this rank has
+        applied every round. Every rank of the process set calls it, eagerly (joined and ended
+        ones count as having done so). Afterwards replicas are bit-identical on all ranks that
+        called it: those that had drifted are healed. The moment to validate and to save a
+        checkpoint."""
+        if self.process_set.included():
+            if not tf.executing_eagerly():
+                raise ValueError("flush() is for between two steps, not for a tf.function")
+            self._partial.flush()
+
+    def register_local_var(self, var):
+        raise NotImplementedError("a variable that is this rank's own has no partial form: let "
+                                  "another optimizer train it")
+
+    def save_own_variables(self, store):
+        saved = self._partial.save()
+        if saved is not None and (saved.send_buffer or saved.pending):
+            warnings.warn("the send buffer and pending rounds of this rank are not in the "
+                          "checkpoint: call optimizer.flush() on all ranks before saving")
+        super().save_own_variables(store)
+
+    def _apply_collectively(self, gradients, variables):
+        if not self.process_set.included():
+            self._update(gradients, variables)
+            return
+        ordered = [None] * len(self._trainable_variables)
+        for gradient, variable in zip(gradients, variables):
+            ordered[self._get_variable_index(variable)] = gradient
+        training = self._training
+        rounds = training.submit(ordered)
+
+        def apply_round(index):
+            gradients = training.fetch(index)
+            # Whatever else changed with the round, such as a learning rate, is read after it.
+            with tf.control_dependencies(gradients):
+                updated = self._compiled_update(gradients)
+            with tf.control_dependencies([updated]):
+                return index + 1
+
+        over, = tf.while_loop(lambda index: index < rounds, apply_round, [tf.constant(0)],
+                              parallel_iterations=1)
+        with tf.control_dependencies([over]):
+            heals, root = training.finish()
+
+        def heal():
+            training.heal(root)
+            return True
+
+        tf.cond(heals, heal, lambda: False)
+
+
+class _PartialLossScaleOptimizer(PartialOptimizer):
+    """A LossScaleOptimizer around a partial optimizer: gradients are submitted unscaled, and a step
+    that overflows on this rank is no submission."""
+
+    @property
+    def _partial(self):
+        return self.inner_optimizer
+
+    @property
+    def process_set(self):
+        return self.inner_optimizer.process_set
+
+    @property
+    def variables(self):
+        return keras3.CallableList(super().variables)
+
+    def flush(self):
+        self.inner_optimizer.flush()
+
+
+def keras_optimizer(optimizer, name, compression, sparse_as_dense, gradient_predivide_factor, op,
+                    backward_passes_per_step, average_aggregated_gradients, process_set,
+                    policy=None, staleness_bound=None, catch_up=None, resync_every=None,
+                    seed=None):
+    """The partial form of an optimizer of Keras 3, which it takes over with its state: see
+    :func:`horovod_partial.tensorflow.DistributedOptimizer`."""
+    partial_groups.check_op(op)
+    if keras_optimizers.partial_of(optimizer) is not None:
+        raise ValueError("optimizer is a hvd.DistributedOptimizer already")
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise ValueError(f"optimizer={optimizer!r} is no optimizer of Keras 3 or of "
+                         "tf.compat.v1.train")
+    if gradient_predivide_factor != 1.0 and op != partial_groups.basics.Average:
+        raise ValueError("gradient_predivide_factor not supported with op != Average")
+    if gradient_predivide_factor <= 0:
+        raise ValueError(f"gradient_predivide_factor={gradient_predivide_factor!r} must be > 0")
+    settings = config.resolve(policy, staleness_bound, catch_up, resync_every, seed)
+
+    def partial(plain):
+        wrapped = keras3.wrap(plain, _PartialKerasOptimizer)
+        wrapped._set_up(partial_groups.name_for_optimizer(name), compression, sparse_as_dense,
+                        gradient_predivide_factor, op, backward_passes_per_step,
+                        average_aggregated_gradients, process_set, settings)
+        return wrapped
+
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        wrapped = keras3.wrap(optimizer, _PartialLossScaleOptimizer)
+        wrapped.inner_optimizer = partial(optimizer.inner_optimizer)
+        return wrapped
+    return partial(optimizer)
