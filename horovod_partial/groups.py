@@ -143,6 +143,7 @@ class Groups:
         stats = {key: int(value) for key, value in raw.items()}
         counted = stats["rounds"] - stats["flushes"]
         stats["holds"] = bool(stats["holds"])
+        stats["submissions"] = int(staleness_count)
         stats["mean_active"] = active_sum / counted if counted else 0.0
         stats["mean_staleness"] = staleness_sum / staleness_count if staleness_count else 0.0
         stats["wait_seconds"] = wait_seconds
@@ -153,8 +154,8 @@ class Groups:
 
         Returns:
             A dict: ``rounds`` (executed, flushes included), ``flushes``; ``fresh``, ``stale`` and
-            ``null`` (this rank's contributions), ``late`` (submissions that found pending rounds),
-            ``merged`` (rounds merged beyond the staleness bound), ``heals``, ``pending``,
+            ``null`` (this rank's contributions), ``submissions``, ``late`` (those that found pending
+            rounds), ``merged`` (rounds merged beyond the staleness bound), ``heals``, ``pending``,
             ``mean_active`` (ranks per round, flushes not counted), ``mean_staleness`` and
             ``max_staleness`` (pending rounds that submissions found), ``holds`` (whether the send
             buffer holds something) and ``wait_seconds`` (blocked on submissions, in total).
@@ -179,6 +180,7 @@ class Groups:
             self.library.leave_excused()
 
     def add_training(self, group):
+        """Has ``hvd.join()`` apply the group's rounds while other ranks go on."""
         self._training.add(group)
 
     def _join_service(self):
@@ -263,7 +265,8 @@ class TrainingGroup:
             groups.names.claim(name, _Owner())
             weakref.finalize(replica, _retire, groups, name,
                              process_set.process_set_id).atexit = False
-            groups.add_training(self)
+            if healing == Healing.IN_ROUNDS:
+                groups.add_training(self)
 
     def stats(self):
         return {"round": self.round, **self._groups.stats(self.name, self.process_set)}
@@ -419,6 +422,10 @@ class PartialOptimizer:
             self._partial.set_round(number)
         else:
             self._partial.round = number
+
+    def mark_drifted(self):
+        """Says that this rank's replica may differ from the others': the next flush heals it."""
+        self._partial.drifted = True
 
     def stats(self):
         """What happened so far, on this rank: see :func:`hvd.partial_stats`, plus ``round``."""

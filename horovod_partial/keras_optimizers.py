@@ -17,9 +17,10 @@ def partial_of(optimizer):
 
 
 def before_broadcast(optimizer):
-    """Has all ranks stand at the same round, so that none applies what rank 0 has applied."""
+    """Has all ranks stand at the same round, so that none applies what the root has applied."""
     partial = partial_of(optimizer)
     if partial is not None:
+        partial.mark_drifted()  # replicas need not be the same yet
         partial.flush()
 
 

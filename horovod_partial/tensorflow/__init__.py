@@ -7,5 +7,8 @@ from horovod.tensorflow import *  # noqa: F401,F403
 
 from horovod_partial.groups import Round, rounds  # noqa: F401
 from horovod_partial.policy import First, Full, Majority, Policy, Quorum, Solo  # noqa: F401
+from horovod_partial.tensorflow.distributed import (  # noqa: F401
+    DistributedGradientTape, DistributedOptimizer)
+from horovod_partial.tensorflow.gradients import flush_gradients  # noqa: F401
 from horovod_partial.tensorflow.ops import (  # noqa: F401
     StackedRounds, excused, partial_allreduce, partial_flush, partial_stats)

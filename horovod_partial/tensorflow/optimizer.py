@@ -36,14 +36,16 @@ class _PartialKerasOptimizer(keras3.CollectiveApply, PartialOptimizer):
         variables = list(self._trainable_variables)
 
         # One and the same graph wherever a round is applied: in a step or in a flush, eager or
-        # compiled. Otherwise TensorFlow might round differently.
-        @tf.function(autograph=False)
+        # compiled; else TensorFlow might round differently. Not inlined, because an inlined
+        # function may read the learning rate before what comes before it has set it.
+        @tf.function(autograph=False, experimental_attributes={"_noinline": True})
         def update(gradients):
             self._update(gradients, variables)
             return tf.constant(True)
 
         self._compiled_update = update
-        self._training.build(variables, lambda: [tf_variable(v) for v in self.variables], update)
+        self._training.build(variables)
+        self._training.set_model(update, lambda: [tf_variable(v) for v in self.variables])
 
     @property
     def _partial(self):

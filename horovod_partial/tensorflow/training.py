@@ -25,7 +25,11 @@ class Training:
 
     def __init__(self, name, healing, compression, sparse_as_dense, op, predivide, process_set,
                  settings):
-        self._variables = []
+        self.variables = []
+        self._state = list
+        self._update = None
+        self._session = None
+        self._fed = None  # placeholders of gradients, and the operation that applies them
         self._compression = compression
         self._sparse_as_dense = sparse_as_dense
         self._sums = healing == Healing.AT_FLUSHES
@@ -34,21 +38,23 @@ class Training:
         self.group = TrainingGroup(partial_groups, self, name, process_set, settings, op,
                                    predivide, healing)
 
-    def build(self, variables, state, apply):
-        """Says of which model it is, before anything is asked of the group.
-
-        Args:
-            variables: whose gradients are the group's tensors, in this order.
-            state: a function that gives the other variables of the replica, an optimizer's.
-            apply: ``apply(gradients)`` makes one update, in a flush.
-        """
-        self._variables = [tf_variable(v) for v in variables]
-        self._state = state
-        self._apply = apply
+    def build(self, variables):
+        """Names the variables whose gradients are the group's tensors, in this order."""
+        self.variables = [tf_variable(v) for v in variables]
         with tf.init_scope():
             compressed, self._contexts = zip(*[
-                self._compression.compress(tf.zeros([], v.dtype)) for v in self._variables])
+                self._compression.compress(tf.zeros([], v.dtype)) for v in self.variables])
         self._dtypes = [c.dtype for c in compressed]
+
+    def set_model(self, update, state, session=None):
+        """Says what a flush updates.
+
+        Args:
+            update: ``update(gradients)`` makes one update, or an operation that does.
+            state: a function that gives the other variables of the replica, an optimizer's.
+            session: where the variables live, of a graph of TensorFlow 1.
+        """
+        self._update, self._state, self._session = update, state, session
 
     # ------------------------------------------------- operations, eager or part of a graph
 
@@ -57,7 +63,7 @@ class Training:
         to ``fetch()``, each once and in order."""
         host.refuse_xla()
         contributed = []
-        for gradient, variable in zip(gradients, self._variables):
+        for gradient, variable in zip(gradients, self.variables):
             # As in Horovod: another rank may have computed it.
             gradient = (tf.zeros(variable.shape, variable.dtype) if gradient is None else
                         keras3.dense(gradient, variable, self._sparse_as_dense))
@@ -68,7 +74,7 @@ class Training:
 
     def fetch(self, index):
         """The reduced gradients of a round, which counts as applied from now on."""
-        reduced = host.call(self._fetch, [index], self._dtypes, [v.shape for v in self._variables])
+        reduced = host.call(self._fetch, [index], self._dtypes, [v.shape for v in self.variables])
         return self._decompressed(reduced)
 
     def finish(self):
@@ -130,38 +136,51 @@ class Training:
 
     def _read(self, raw):
         results = [np.empty(v.shape, dtype.as_numpy_dtype)
-                   for v, dtype in zip(self._variables, self._dtypes)]
+                   for v, dtype in zip(self.variables, self._dtypes)]
         raw.copy(host.addresses(results))
         return results
 
     # ------------------------------------------------------- the replica of its TrainingGroup
 
     def _replica_variables(self):
-        return self._variables + self._state()
+        return self.variables + self._state()
+
+    def _replica_values(self):
+        replica = self._replica_variables()
+        if self._session is not None:
+            return self._session.run(replica)
+        return [variable.numpy() for variable in replica]
 
     def group_specs(self):
-        if not self._variables:
+        if not self.variables:
             raise ValueError("the optimizer does not know its variables yet: call "
                              "optimizer.build(model.trainable_variables) first")
         # By number: two runs of a program may give layers other names.
         return [host.spec(str(i), dtype, v.shape, f"variable {v.name!r}")
-                for i, (v, dtype) in enumerate(zip(self._variables, self._dtypes))]
+                for i, (v, dtype) in enumerate(zip(self.variables, self._dtypes))]
 
     def apply_round(self, raw):
-        reduced = [tf.convert_to_tensor(value) for value in self._read(raw)]
+        reduced = self._read(raw)
         self.group.run_before_round()
-        self._apply(self._decompressed(reduced))
+        if self._session is None:
+            self._update(self._decompressed([tf.convert_to_tensor(value) for value in reduced]))
+        else:
+            if self._fed is None:
+                with self._session.graph.as_default():
+                    fed = [tf.compat.v1.placeholder(value.dtype, value.shape)
+                           for value in reduced]
+                    self._fed = fed, self._update(self._decompressed(fed))
+            fed, operation = self._fed
+            self._session.run(operation, dict(zip(fed, reduced)))
 
     def digest(self):
         fingerprint = hashlib.blake2b(str(self.group.round).encode(), digest_size=16)
-        for variable in self._replica_variables():
-            fingerprint.update(variable.numpy().tobytes())
+        for value in self._replica_values():
+            fingerprint.update(value.tobytes())
         return fingerprint.digest()
 
     def dump(self):
-        values = self._values
-        if values is None:
-            values = [variable.numpy() for variable in self._replica_variables()]
+        values = self._replica_values() if self._values is None else self._values
         return np.int64(self.group.round).tobytes() + b"".join(v.tobytes() for v in values)
 
     def load(self, data):
@@ -176,6 +195,9 @@ class Training:
             start += count * dtype.itemsize
         if self._values is not None:
             self._values = values
-        else:
-            for variable, value in zip(replica, values):
+            return
+        for variable, value in zip(replica, values):
+            if self._session is None:
                 variable.assign(value)
+            else:
+                variable.load(value, self._session)

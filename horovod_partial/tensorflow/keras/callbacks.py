@@ -1,0 +1,202 @@
+"""Horovod's Keras callbacks, and those for partial training.
+
+Length in epochs: add a :class:`FlushCallback` before callbacks that validate or save. Length in
+rounds: one :class:`StopAtRound`, and nothing collective at the ends of epochs, which ranks reach at
+different rounds.
+"""
+
+import keras
+
+from horovod.tensorflow.keras import callbacks as _horovod
+from horovod.tensorflow.keras.callbacks import (  # noqa: F401
+    BestModelCheckpoint, BroadcastGlobalVariablesCallback, MetricAverageCallback)
+
+from horovod_partial import keras_optimizers
+from horovod_partial.groups import RoundCounter
+
+
+class _PartialCallback(keras.callbacks.Callback):
+    """What callbacks about rounds share."""
+
+    @property
+    def _optimizer(self):
+        partial = keras_optimizers.partial_of(self.model.optimizer)
+        if partial is None:
+            raise ValueError(f"{self.__class__.__name__} needs a model that is compiled with a "
+                             "partial hvd.DistributedOptimizer, but its optimizer is "
+                             f"{self.model.optimizer!r}")
+        return partial
+
+
+class FlushCallback(_PartialCallback):
+    """Flushes once per epoch, before its validation or at its end: then all ranks stand at the
+    same round with bit-identical replicas, and nothing is in flight. Every rank has it, trains
+    the same number of epochs, and has it listed before callbacks that save the model.
+
+    In a training that a :class:`StopAtRound` ends, it does nothing: that one flushes.
+    """
+
+    def on_train_begin(self, logs=None):
+        self._flushed = False
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._flushed = False
+
+    def on_test_begin(self, logs=None):
+        self._flush()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._flush()
+
+    def _flush(self):
+        # on_test_begin also comes from an evaluate() outside of fit, which is the user's.
+        if not getattr(self, "_flushed", True) and not StopAtRound.ends(self.model):
+            self._flushed = True
+            self._optimizer.flush()
+
+    def on_train_end(self, logs=None):
+        self._flushed = True
+
+
+class StopAtRound(_PartialCallback):
+    """Ends ``fit`` at round ``n``, on all ranks at the same round: the length of a training
+    counted in rounds. Give ``fit`` more data than it needs: a repeated dataset, or many epochs.
+
+    It flushes at the beginning, about every ``every`` rounds, and at the end; a rank that reaches
+    one of these points waits for the others. Ranks reach the end of an *epoch* at different rounds,
+    so what all ranks have to do together, validation with averaged metrics say, belongs into
+    ``at_flush``.
+
+    Args:
+        n: rounds, counted from the optimizer's first; a continued training counts on.
+        every: rounds between two flushes; None: only at the beginning and at the end.
+        at_flush: ``at_flush(round)`` is called after each flush but the first, on every rank, where
+            all replicas are identical: to evaluate, to save on rank 0.
+
+    Raises:
+        ValueError: wrong numbers; when training begins, an optimizer that is not partial.
+    """
+
+    def __init__(self, n, every=None, at_flush=None):
+        super().__init__()
+        RoundCounter(None, n, every)
+        if at_flush is not None and not callable(at_flush):
+            raise ValueError(f"at_flush={at_flush!r} must be a function of the round")
+        self._length = n, every
+        self._at_flush = at_flush
+
+    @staticmethod
+    def ends(model):
+        """Whether a training of this model that is under way ends by rounds."""
+        return getattr(model, "_ends_by_rounds", False)
+
+    def on_train_begin(self, logs=None):
+        self.model._ends_by_rounds = True
+        self._counter = RoundCounter(self._optimizer, *self._length)
+        self._counter.begin()
+        self.model.stop_training = self._counter.over
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._counter.after_step():
+            if self._at_flush is not None:
+                self._at_flush(self._optimizer.round)
+            if self._counter.over:
+                self.model.stop_training = True
+
+    def on_train_end(self, logs=None):
+        self.model._ends_by_rounds = False
+
+
+class RoundSchedule(_PartialCallback):
+    """Lets the learning rate follow rounds, so that replicas stay identical on ranks that apply a
+    round at different local steps: ``schedule(round_index)`` is the learning rate of that round.
+    (An object of ``keras.optimizers.schedules`` does so by itself.)"""
+
+    def __init__(self, schedule):
+        super().__init__()
+        if not callable(schedule):
+            raise ValueError(f"schedule={schedule!r} must be a function of the round's index")
+        self._schedule = schedule
+        self._handle = None
+
+    def on_train_begin(self, logs=None):
+        if self._handle is not None:
+            self._handle.remove()
+        optimizer = self._optimizer
+        self._handle = optimizer.register_before_round(
+            lambda index: keras_optimizers.set_learning_rate(optimizer, self._schedule(index)))
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is not None:
+            logs["learning_rate"] = keras_optimizers.get_learning_rate(self._optimizer)
+
+
+class ParticipationCallback(_PartialCallback):
+    """Adds how the rounds of an epoch went on this rank to the logs, for ``History``,
+    ``TensorBoard`` and ``CSVLogger``, which are to be listed after it:
+
+    ``partial_round``: rounds applied so far; ``partial_mean_active``: ranks per round;
+    ``partial_staleness``: pending rounds that a submission found, on average;
+    ``partial_late``: submissions that found any; ``partial_wait_seconds``: blocked on submissions.
+    """
+
+    def on_train_begin(self, logs=None):
+        self._before = self._optimizer.stats()
+
+    def on_epoch_end(self, epoch, logs=None):
+        now, before = self._optimizer.stats(), self._before
+        self._before = now
+        if logs is None:
+            return
+
+        def since(key, weight=lambda stats: 1):
+            return now[key] * weight(now) - before[key] * weight(before)
+
+        counted = since("rounds") - since("flushes")
+        submissions = since("submissions")
+        logs["partial_round"] = now["round"]
+        logs["partial_mean_active"] = since(
+            "mean_active", lambda stats: stats["rounds"] - stats["flushes"]) / max(counted, 1)
+        logs["partial_staleness"] = since(
+            "mean_staleness", lambda stats: stats["submissions"]) / max(submissions, 1)
+        logs["partial_late"] = since("late")
+        logs["partial_wait_seconds"] = since("wait_seconds")
+
+
+class _FollowsRounds:
+    """Makes one of Horovod's learning-rate callbacks follow rounds where the optimizer is partial:
+    an epoch is ``steps_per_epoch`` rounds then, so that replicas stay identical."""
+
+    _handle = None
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        if self._handle is not None:
+            self._handle.remove()
+        self._partial = keras_optimizers.partial_of(self.model.optimizer)
+        if self._partial is not None:
+            if not self.steps_per_epoch:
+                self.steps_per_epoch = self._autodetect_steps_per_epoch()
+            self._handle = self._partial.register_before_round(self._before_round)
+
+    def _before_round(self, index):
+        epoch = index / self.steps_per_epoch
+        if epoch < self.start_epoch or (self.end_epoch is not None and epoch >= self.end_epoch):
+            return
+        self._adjust_learning_rate(int(epoch) if self.staircase else epoch)
+
+    def on_batch_begin(self, batch, logs=None):
+        if self._partial is None:
+            super().on_batch_begin(batch, logs)
+
+
+class LearningRateScheduleCallback(_FollowsRounds, _horovod.LearningRateScheduleCallback):
+    __doc__ = _horovod.LearningRateScheduleCallback.__doc__ + """
+    With a partial optimizer it follows rounds: an epoch is ``steps_per_epoch`` rounds.
+    """
+
+
+class LearningRateWarmupCallback(_FollowsRounds, _horovod.LearningRateWarmupCallback):
+    __doc__ = _horovod.LearningRateWarmupCallback.__doc__ + """
+    With a partial optimizer it follows rounds: an epoch is ``steps_per_epoch`` rounds.
+    """
