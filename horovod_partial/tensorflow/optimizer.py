@@ -89,7 +89,7 @@ class _PartialKerasOptimizer(keras3.CollectiveApply, PartialOptimizer):
             with tf.control_dependencies(gradients):
                 updated = self._compiled_update(gradients)
             with tf.control_dependencies([updated]):
-                return index + 1
+                return [index + 1]
 
         over, = tf.while_loop(lambda index: index < rounds, apply_round, [tf.constant(0)],
                               parallel_iterations=1)

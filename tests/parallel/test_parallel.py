@@ -1,4 +1,5 @@
-"""Runs the bodies in tests/parallel/torch on 1, 2 and 4 ranks, over Gloo and over MPI.
+"""Runs the bodies on 1, 2 and 4 ranks, over Gloo and over MPI: those in tests/parallel/shared for
+each framework, and each framework's own.
 
 The bodies are pytest files that every rank runs in the same order. A hang in any rank ends the run
 within a minute, with that rank's stacks.
@@ -24,7 +25,24 @@ NO_CACHE = {"HOROVOD_CACHE_CAPACITY": "0", "HOROVOD_FUSION_THRESHOLD": "64"}
 ])
 @pytest.mark.timeout(600)
 def test_torch(launch, tmp_path, np, backend, env):
-    result = launch(np, [str(HERE / "run_rank.py"), str(HERE / "torch")], backend,
-                    {**env, "HOROVOD_PARTIAL_TEST_EVENTS": str(tmp_path / "store")}, timeout=500)
+    run(launch, tmp_path, "torch", np, backend, env)
+
+
+@pytest.mark.parametrize("np, backend, env", [
+    pytest.param(1, "gloo", {}, id="np1-gloo"),
+    pytest.param(2, "gloo", {}, id="np2-gloo"),
+    pytest.param(4, "gloo", {}, id="np4-gloo"),
+    pytest.param(2, "mpi", NO_CACHE, id="np2-mpi-no-cache-tiny-fusion"),
+])
+@pytest.mark.timeout(900)
+def test_tensorflow(launch, tmp_path, np, backend, env):
+    run(launch, tmp_path, "tensorflow", np, backend, env)
+
+
+def run(launch, tmp_path, framework, np, backend, env):
+    env = {**env, "HOROVOD_PARTIAL_TEST_EVENTS": str(tmp_path / "store"),
+           "HOROVOD_PARTIAL_TEST_FRAMEWORK": framework}
+    bodies = [str(HERE / "shared"), str(HERE / framework)]
+    result = launch(np, [str(HERE / "run_rank.py"), *bodies], backend, env, timeout=800)
     assert result.returncode == 0, result.output[-8000:]
     assert result.output.count(" passed") == np, result.output[-8000:]

@@ -1,4 +1,5 @@
-"""DistributedOptimizer on real ranks: replicas, heals, flushes, what Horovod's arguments do."""
+"""PyTorch's DistributedOptimizer on real ranks: what Horovod's arguments do, checkpoints, elastic
+states. Rounds, heals and flushes: tests/parallel/shared."""
 
 import copy
 import warnings
@@ -38,16 +39,6 @@ def identical(hvd, optimizer):
     return all(torch.equal(everybody[0], other) for other in everybody)
 
 
-OPTIMIZERS = {
-    "sgd": lambda p: torch.optim.SGD(p, lr=0.05),
-    "momentum": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=0.01),
-    "adam": lambda p: torch.optim.Adam(p, lr=0.01),
-    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, amsgrad=True),
-    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.5),
-    "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.05),
-}
-
-
 def lateness(hvd, events, optimizer, model, phases):
     """Phases, each with one slow rank: the others take three steps before it takes one. For
     policy solo with a high staleness bound."""
@@ -67,25 +58,6 @@ def lateness(hvd, events, optimizer, model, phases):
                 step += 1
             events.set(f"{phase} done by {rank}")
         step += 1
-
-
-@pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_replicas_are_identical_after_many_late_rounds(hvd, events, name, ranks, kind):
-    model = build()
-    optimizer = hvd.DistributedOptimizer(OPTIMIZERS[kind](model.parameters()),
-                                         model.named_parameters(), policy="solo", name=name,
-                                         staleness_bound=100)
-    before = copy.deepcopy(model.state_dict())
-    lateness(hvd, events, optimizer, model, phases=8)
-    optimizer.flush()
-    stats = optimizer.stats()
-    assert identical(hvd, optimizer)
-    assert optimizer.round == stats["rounds"]
-    assert stats["merged"] == stats["heals"] == 0  # identical by replay, not by healing
-    if ranks[1] > 1:
-        late = hvd.allreduce(torch.tensor([float(stats["late"])]), op=hvd.Sum)
-        assert late.item() >= 4
-    assert any(not torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("predivide", [1.0, 2.0])
@@ -129,96 +101,6 @@ def test_alone_it_is_the_plain_optimizer(hvd, name, ranks):
         assert b.round == 5
         for p, q in zip(plain.parameters(), partial.parameters()):
             assert torch.equal(p, q)
-
-
-def test_a_rank_that_merged_is_healed_by_itself(hvd, events, name, ranks, needs_two):
-    rank, size = ranks
-    model = build()
-    optimizer = hvd.DistributedOptimizer(torch.optim.Adam(model.parameters(), lr=0.01),
-                                         model.named_parameters(), policy="solo", name=name,
-                                         staleness_bound=2)
-    take_step(optimizer, model, rank, 0)
-    events.barrier()
-    if rank == 0:
-        for other in range(1, size):
-            events.wait(f"excused {other}")
-        for step in range(6):
-            take_step(optimizer, model, rank, step)
-        events.set("far ahead")
-    else:
-        with hvd.excused():
-            events.set(f"excused {rank}")
-            events.wait("far ahead")
-    # Nobody flushes: the next rounds in which all take part do it.
-    for step in range(10, 14):
-        take_step(optimizer, model, rank, step)
-    stats = optimizer.stats()
-    assert stats["heals"] == 1
-    assert (stats["merged"] > 0) == (rank > 0)
-    optimizer.flush()
-    assert identical(hvd, optimizer)
-    assert optimizer.stats()["heals"] == 1  # the flush found nothing to heal
-
-
-@pytest.mark.parametrize("catch_up", ["sum", "latest"])
-def test_drift_is_healed_by_a_flush(hvd, events, name, ranks, catch_up):
-    model = build()
-    optimizer = hvd.DistributedOptimizer(torch.optim.Adam(model.parameters(), lr=0.01),
-                                         model.named_parameters(), policy="solo", name=name,
-                                         catch_up=catch_up, staleness_bound=100)
-    lateness(hvd, events, optimizer, model, phases=4)
-    optimizer.flush()
-    assert identical(hvd, optimizer)
-    assert optimizer.stats()["heals"] == (1 if ranks[1] > 1 else 0)
-    assert optimizer.round == optimizer.stats()["rounds"]
-
-
-def test_resync_every(hvd, name, ranks, needs_two):
-    rank, _ = ranks
-    model = build()
-    optimizer = hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=0.05),
-                                         model.named_parameters(), policy="first:2", name=name,
-                                         catch_up="latest", resync_every=5)
-    for step in hvd.rounds(optimizer, 25):
-        take_step(optimizer, model, rank, optimizer.round)
-    assert optimizer.stats()["heals"] >= 2
-    assert identical(hvd, optimizer)
-
-
-def test_a_learning_rate_that_followed_local_steps_is_reported_and_healed(hvd, name, ranks,
-                                                                          needs_two):
-    rank, _ = ranks
-    model = build()
-    optimizer = hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=0.05),
-                                         model.named_parameters(), policy="full", name=name)
-    take_step(optimizer, model, rank, 0)
-    optimizer.param_groups[0]["lr"] = 0.01 * (1 + rank)
-    with pytest.warns(UserWarning, match="learning rate"):
-        optimizer.flush()
-    assert identical(hvd, optimizer)
-    assert optimizer.param_groups[0]["lr"] == 0.01
-
-
-def test_rounds_stops_all_ranks_at_the_same_round(hvd, name, ranks):
-    rank, _ = ranks
-    model = build()
-    optimizer = hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=0.05),
-                                         model.named_parameters(), policy="solo", name=name)
-    seen = []
-    for index in hvd.rounds(optimizer, 40, every=15):
-        assert index == optimizer.round
-        seen.append(index)
-        if rank == 0 or len(seen) % 3:  # uneven work between steps
-            for _ in range(50):
-                model(torch.zeros(64, 4))
-        take_step(optimizer, model, rank, index)
-    assert seen == sorted(set(seen)) and optimizer.round >= 40
-    assert identical(hvd, optimizer)
-    stops = hvd.allgather(torch.tensor([optimizer.round]))
-    assert (stops == stops[0]).all()
-    assert optimizer.stats()["flushes"] >= 4
-    list(hvd.rounds(optimizer, 40))  # already there: only its flush
-    assert optimizer.round == stops[0] + 1
 
 
 def test_before_round_sees_every_round_with_its_gradients(hvd, events, name, ranks):
@@ -613,20 +495,3 @@ def test_it_is_an_instance_of_the_wrapped_class(hvd, name, ranks):
     assert optimizer.param_groups[0]["lr"] == 0.0025
     assert len(calls) == 4
     optimizer.flush()
-
-
-def test_a_process_set_trains_alone(hvd, name, ranks, needs_two):
-    rank, size = ranks
-    some = hvd.add_process_set(list(range(size - 1)))
-    model = build()
-    optimizer = hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=0.05),
-                                         model.named_parameters(), policy="full", name=name,
-                                         process_set=some)
-    for step in range(3):
-        take_step(optimizer, model, rank, step)
-    optimizer.flush()
-    assert optimizer.round == (0 if rank == size - 1 else 4)
-    hvd.barrier()
-    del optimizer
-    hvd.barrier()
-    assert hvd.remove_process_set(some)

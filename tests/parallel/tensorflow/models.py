@@ -1,0 +1,117 @@
+"""A small model, data of each rank's own, and who is late: for the bodies in this directory."""
+
+import hashlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+BATCH = 8
+
+
+def build(seed=0, hidden=8):
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(hidden, activation="tanh"),
+                             keras.layers.Dense(2)])
+
+
+def batch(rank, step):
+    """A batch of this rank's own."""
+    random = np.random.default_rng([rank, step])
+    return (random.normal(size=(BATCH, 4)).astype(np.float32),
+            random.normal(size=(BATCH, 2)).astype(np.float32))
+
+
+def joined(size, step):
+    """The batches of all ranks, as one."""
+    return [np.concatenate(parts) for parts in zip(*[batch(rank, step) for rank in range(size)])]
+
+
+def batches(rank, steps):
+    """``x, y`` for a ``fit`` without shuffling: the batches of one rank."""
+    return [np.concatenate(parts) for parts in zip(*[batch(rank, step) for step in range(steps)])]
+
+
+def joined_batches(size, steps):
+    """The same for one process that has the data of all ranks."""
+    return [np.concatenate(parts) for parts in zip(*[joined(size, step) for step in range(steps)])]
+
+
+def fit(model, data, epochs=1, batch_size=BATCH, **kwargs):
+    return model.fit(*data, batch_size=batch_size, epochs=epochs, shuffle=False, verbose=0,
+                     **kwargs)
+
+
+def gradients(model, x, y):
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(tf.square(model(x) - y))
+    return tape.gradient(loss, model.trainable_variables)
+
+
+def stepper(model, optimizer, compiled=True):
+    """``step(rank, number)`` of a custom loop."""
+    def train(x, y):
+        optimizer.apply_gradients(zip(gradients(model, x, y), model.trainable_variables))
+
+    run = tf.function(train) if compiled else train
+    return lambda rank, number: run(*map(tf.constant, batch(rank, number)))
+
+
+def replica(model, optimizer=None):
+    """The values of what has to be the same on all ranks."""
+    variables = [*model.trainable_variables, *(optimizer.variables if optimizer else ())]
+    return [np.asarray(v) for v in variables]
+
+
+def identical(hvd, *values):
+    """Whether arrays or variables are the same on all ranks, bit for bit."""
+    mine = hashlib.blake2b(b"".join(np.asarray(v).tobytes() for v in values), digest_size=16)
+    everybody = hvd.allgather(tf.constant([list(mine.digest())])).numpy()
+    return (everybody == everybody[0]).all()
+
+
+def assert_close(ours, theirs, rtol=1e-5, atol=1e-6):
+    ours, theirs = list(ours), list(theirs)
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=rtol, atol=atol)
+
+
+def lateness(hvd, events, optimizer, step, phases):
+    """Phases, each with one slow rank: the others take three steps before it takes one. For
+    policy solo with a high staleness bound."""
+    rank, size = hvd.rank(), hvd.size()
+    optimizer.flush()  # registers the group
+    number = 0
+    for phase in range(phases):
+        slow = phase % size
+        if rank == slow and size > 1:
+            for other in range(size):
+                if other != slow:
+                    events.wait(f"{phase} done by {other}")
+            step(rank, number)
+        else:
+            for _ in range(3):
+                step(rank, number)
+                number += 1
+            events.set(f"{phase} done by {rank}")
+        number += 1
+
+
+class LateInFit(keras.callbacks.Callback):
+    """In a ``fit`` of several epochs of 3 steps: in each epoch another rank does not start before
+    the others are done with theirs. For policy solo with a high staleness bound."""
+
+    def __init__(self, hvd, events):
+        super().__init__()
+        self._hvd, self._events = hvd, events
+
+    def on_epoch_begin(self, epoch, logs=None):
+        rank, size = self._hvd.rank(), self._hvd.size()
+        if size > 1 and epoch % size == rank:
+            for other in range(size):
+                if other != rank:
+                    self._events.wait(f"epoch {epoch} done by {other}")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._events.set(f"epoch {epoch} done by {self._hvd.rank()}")
