@@ -179,9 +179,10 @@ class Groups:
         finally:
             self.library.leave_excused()
 
-    def add_training(self, group):
-        """Has ``hvd.join()`` apply the group's rounds while other ranks go on."""
-        self._training.add(group)
+    def serve_in_join(self, group):
+        """From now on, ``hvd.join()`` applies a TrainingGroup's rounds while other ranks go on."""
+        if group.process_set.included():
+            self._training.add(group)
 
     def _join_service(self):
         served = [group for group in self._training if group.process_set.process_set_id == 0]
@@ -265,8 +266,6 @@ class TrainingGroup:
             groups.names.claim(name, _Owner())
             weakref.finalize(replica, _retire, groups, name,
                              process_set.process_set_id).atexit = False
-            if healing == Healing.IN_ROUNDS:
-                groups.add_training(self)
 
     def stats(self):
         return {"round": self.round, **self._groups.stats(self.name, self.process_set)}

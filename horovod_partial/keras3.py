@@ -11,10 +11,14 @@ from horovod._keras import CallableList
 from horovod.tensorflow.mpi_ops import size_op
 from horovod.tensorflow.util import tf_variable
 
+from horovod_partial.groups import PartialOptimizer
+
 
 def wrap(optimizer, mixin):
     """``optimizer`` as an instance of a class of the same name that has ``mixin`` before its own,
     so that a saved model loads without Horovod. It takes over the optimizer's state."""
+    if isinstance(optimizer, (CollectiveApply, PartialOptimizer)):
+        raise ValueError("optimizer is a hvd.DistributedOptimizer already")
     if getattr(optimizer, "_horovod_wrapped", False):
         optimizer = optimizer.__class__.from_config(optimizer.get_config())
     optimizer._horovod_wrapped = True

@@ -52,3 +52,25 @@ def correct_momentum(optimizer, factor):
         for variable in getattr(optimizer, name, None) or ():
             if variable is not None:
                 variable.assign(variable * tf.cast(factor, variable.dtype))
+
+
+def follow_rounds(callback):
+    """Has one of Horovod's learning-rate callbacks follow rounds where the optimizer is partial,
+    so that replicas stay identical: an epoch is ``steps_per_epoch`` rounds then. Returns whether
+    it does."""
+    partial = partial_of(callback.model.optimizer)
+    if partial is None:
+        return False
+    if not callback.steps_per_epoch:
+        callback.steps_per_epoch = callback._autodetect_steps_per_epoch()
+
+    def before_round(index):
+        epoch = index / callback.steps_per_epoch
+        end = callback.end_epoch
+        if epoch >= callback.start_epoch and (end is None or epoch < end):
+            callback._adjust_learning_rate(int(epoch) if callback.staircase else epoch)
+
+    if getattr(callback, "_before_round", None) is not None:
+        callback._before_round.remove()
+    callback._before_round = partial.register_before_round(before_round)
+    return True

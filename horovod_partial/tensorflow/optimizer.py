@@ -45,6 +45,7 @@ class _PartialKerasOptimizer(keras3.CollectiveApply, PartialOptimizer):
 
         self._compiled_update = update
         self._training.build(variables)
+        partial_groups.serve_in_join(self._partial)
         self._training.set_model(update, lambda: [tf_variable(v) for v in self.variables])
 
     @property

@@ -57,6 +57,7 @@ class _PartialOptimizer(PartialOptimizer):
         self._backward_passes = dict.fromkeys(self._trained, 0)
         self._partial = TrainingGroup(partial_groups, self, name, process_set, settings, op,
                                       gradient_predivide_factor)
+        partial_groups.serve_in_join(self._partial)
         if process_set.included() and size() > 1:
             for p in self._trained:
                 p.register_post_accumulate_grad_hook(_counting_hook(weakref.ref(self)))

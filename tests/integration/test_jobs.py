@@ -1,8 +1,8 @@
 """Whole jobs: how ranks end, how they fail, and scripts that know nothing of us."""
 
 import json
-import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -73,6 +73,35 @@ def test_a_stock_script_trains_partially_by_the_environment(launch):
     assert result.output.count("trained partially: solo") == 2
 
 
+KERAS = SCRIPTS / "stock_keras.py"
+
+
+@pytest.mark.parametrize("np", [1, 2])
+def test_a_stock_keras_script_trains_synchronously(launch, np):
+    result = launch(np, [str(KERAS)])
+    assert result.returncode == 0, result.output
+    assert result.output.count("trained synchronously; weights equal") == np
+
+
+@pytest.mark.parametrize("np", [1, 4])
+def test_a_stock_keras_script_becomes_partial_by_its_import_line(launch, tmp_path, np):
+    changed = KERAS.read_text().replace("\nimport horovod.tensorflow.keras as hvd",
+                                        "\nimport horovod_partial.tensorflow.keras as hvd")
+    assert changed != KERAS.read_text()
+    path = tmp_path / "changed.py"
+    path.write_text(changed)
+    result = launch(np, [str(path)])
+    assert result.returncode == 0, result.output
+    assert len(re.findall(r"partially: majority, \d+ late; weights equal",
+                          result.output)) == np, result.output
+
+
+def test_a_stock_keras_script_becomes_partial_by_the_environment(launch):
+    result = launch(2, [str(KERAS)], env={"HOROVOD_PARTIAL_POLICY": "solo"})
+    assert result.returncode == 0, result.output
+    assert len(re.findall(r"partially: solo, \d+ late; weights equal", result.output)) == 2
+
+
 @pytest.mark.parametrize("np", [1, 2])
 def test_several_lives_in_one_process(launch, np):
     result = launch(np, script("again"))
@@ -98,20 +127,26 @@ def test_check_build_names_us():
     assert "[X] PyTorch" in output and "[X] TensorFlow" in output and "[X] Gloo" in output
 
 
-class TestDemo:
-    """The main job, short."""
+DEMOS = ["pytorch_digits", "tensorflow2_keras_digits", "tensorflow2_custom_loop"]
 
-    def run(self, launch, tmp_path, np, *options):
-        result = launch(np, ["examples/pytorch_digits.py", "--rounds", "12", "--seeds", "1",
+
+class TestDemos:
+    """The main job and its likes, short."""
+
+    def run(self, launch, tmp_path, demo, np, *options):
+        result = launch(np, [f"examples/{demo}.py", "--rounds", "12", "--seeds", "1",
                              "--base-ms", "5", "--delay-ms", "10", "--output", str(tmp_path),
                              *options])
         assert result.returncode == 0, result.output
         assert (tmp_path / "accuracy.png").stat().st_size > 10_000
         return json.loads((tmp_path / "results.json").read_text()), result.output
 
-    @pytest.mark.parametrize("imbalance", ["persistent", "random", "skew", "heavy", "none"])
-    def test_four_ranks(self, launch, tmp_path, imbalance):
-        results, output = self.run(launch, tmp_path, 4, "--imbalance", imbalance)
+    @pytest.mark.parametrize("demo, imbalance", [
+        *[("pytorch_digits", pattern)
+          for pattern in ("persistent", "random", "skew", "heavy", "none")],
+        ("tensorflow2_keras_digits", "persistent"), ("tensorflow2_custom_loop", "random")])
+    def test_four_ranks(self, launch, tmp_path, demo, imbalance):
+        results, output = self.run(launch, tmp_path, demo, 4, "--imbalance", imbalance)
         assert [row["policy"] for row in results["summary"]] == [
             "full", "solo", "majority", "first:3"]
         assert results["emulated_compute"] and "emulated" in output
@@ -120,24 +155,28 @@ class TestDemo:
             assert run["samples_per_second"] > 0 and run["curve"]
         assert results["summary"][0]["mean_active"] == 4
 
-    def test_one_process(self, launch, tmp_path):
-        results, _ = self.run(launch, tmp_path, 1, "--policies", "full", "majority")
+    @pytest.mark.parametrize("demo", DEMOS)
+    def test_one_process(self, launch, tmp_path, demo):
+        results, _ = self.run(launch, tmp_path, demo, 1, "--policies", "full", "majority")
         assert all(row["mean_active"] == 1 for row in results["summary"])
 
-    def test_stock_horovod_by_one_import(self, launch, tmp_path):
-        text = (ROOT / "examples/pytorch_digits.py").read_text()
-        changed = text.replace("\nimport horovod_partial.torch as hvd",
-                               "\nimport horovod.torch as hvd")
+    @pytest.mark.parametrize("demo, module", [
+        ("pytorch_digits", "torch"), ("tensorflow2_keras_digits", "tensorflow.keras")])
+    def test_stock_horovod_by_one_import(self, launch, tmp_path, demo, module):
+        text = (ROOT / f"examples/{demo}.py").read_text()
+        changed = text.replace(f"\nimport horovod_partial.{module} as hvd",
+                               f"\nimport horovod.{module} as hvd")
         assert changed != text
-        path = tmp_path / "stock.py"
-        path.write_text(changed)
-        result = launch(2, [str(path), "--rounds", "8", "--seeds", "1", "--base-ms", "2",
-                            "--delay-ms", "2", "--output", str(tmp_path)])
+        (tmp_path / "stock.py").write_text(changed)
+        shutil.copy(ROOT / "examples/digits.py", tmp_path)
+        result = launch(2, [str(tmp_path / "stock.py"), "--rounds", "8", "--seeds", "1",
+                            "--base-ms", "2", "--delay-ms", "2", "--output", str(tmp_path)])
         assert result.returncode == 0, result.output
-        assert os.path.exists(tmp_path / "results.json")
+        assert (tmp_path / "results.json").exists() and "same" in result.output
 
-    def test_help_and_wrong_options(self):
-        command = [sys.executable, str(ROOT / "examples/pytorch_digits.py")]
+    @pytest.mark.parametrize("demo", DEMOS)
+    def test_help_and_wrong_options(self, demo):
+        command = [sys.executable, str(ROOT / f"examples/{demo}.py")]
         shown = subprocess.run([*command, "--help"], capture_output=True, text=True)
         assert shown.returncode == 0 and "--imbalance" in shown.stdout
         wrong = subprocess.run([*command, "--rounds", "0"], capture_output=True, text=True)

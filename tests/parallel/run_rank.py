@@ -7,5 +7,5 @@ import sys
 
 import pytest
 
-sys.exit(pytest.main(["-x", "-q", "--timeout=50", "--timeout-method=thread", "-p",
+sys.exit(pytest.main(["-x", "-q", "--timeout=120", "--timeout-method=thread", "-p",
                       "no:cacheprovider", *sys.argv[1:]]))

@@ -2,7 +2,7 @@
 each framework, and each framework's own.
 
 The bodies are pytest files that every rank runs in the same order. A hang in any rank ends the run
-within a minute, with that rank's stacks.
+within two minutes, with that rank's stacks.
 """
 
 import pytest

@@ -2,14 +2,15 @@
 
 Length in epochs: add a :class:`FlushCallback` before callbacks that validate or save. Length in
 rounds: one :class:`StopAtRound`, and nothing collective at the ends of epochs, which ranks reach at
-different rounds.
+different rounds. Horovod's learning-rate callbacks follow rounds where the optimizer is partial: an
+epoch is ``steps_per_epoch`` rounds for them.
 """
 
 import keras
 
-from horovod.tensorflow.keras import callbacks as _horovod
 from horovod.tensorflow.keras.callbacks import (  # noqa: F401
-    BestModelCheckpoint, BroadcastGlobalVariablesCallback, MetricAverageCallback)
+    BestModelCheckpoint, BroadcastGlobalVariablesCallback, LearningRateScheduleCallback,
+    LearningRateWarmupCallback, MetricAverageCallback)
 
 from horovod_partial import keras_optimizers
 from horovod_partial.groups import RoundCounter
@@ -26,6 +27,15 @@ class _PartialCallback(keras.callbacks.Callback):
                              "partial hvd.DistributedOptimizer, but its optimizer is "
                              f"{self.model.optimizer!r}")
         return partial
+
+    def _build(self):
+        """Has the optimizer know its variables before the first step."""
+        if self.model.optimizer.built:
+            return
+        if not self.model.trainable_variables:
+            raise ValueError(f"{self.__class__.__name__} needs a model that is built before fit(): "
+                             "begin it with keras.Input, or call model.build(input_shape)")
+        self.model.optimizer.build(self.model.trainable_variables)
 
 
 class FlushCallback(_PartialCallback):
@@ -91,8 +101,10 @@ class StopAtRound(_PartialCallback):
         return getattr(model, "_ends_by_rounds", False)
 
     def on_train_begin(self, logs=None):
+        optimizer = self._optimizer
+        self._build()
         self.model._ends_by_rounds = True
-        self._counter = RoundCounter(self._optimizer, *self._length)
+        self._counter = RoundCounter(optimizer, *self._length)
         self._counter.begin()
         self.model.stop_training = self._counter.over
 
@@ -161,42 +173,3 @@ class ParticipationCallback(_PartialCallback):
             "mean_staleness", lambda stats: stats["submissions"]) / max(submissions, 1)
         logs["partial_late"] = since("late")
         logs["partial_wait_seconds"] = since("wait_seconds")
-
-
-class _FollowsRounds:
-    """Makes one of Horovod's learning-rate callbacks follow rounds where the optimizer is partial:
-    an epoch is ``steps_per_epoch`` rounds then, so that replicas stay identical."""
-
-    _handle = None
-
-    def on_train_begin(self, logs=None):
-        super().on_train_begin(logs)
-        if self._handle is not None:
-            self._handle.remove()
-        self._partial = keras_optimizers.partial_of(self.model.optimizer)
-        if self._partial is not None:
-            if not self.steps_per_epoch:
-                self.steps_per_epoch = self._autodetect_steps_per_epoch()
-            self._handle = self._partial.register_before_round(self._before_round)
-
-    def _before_round(self, index):
-        epoch = index / self.steps_per_epoch
-        if epoch < self.start_epoch or (self.end_epoch is not None and epoch >= self.end_epoch):
-            return
-        self._adjust_learning_rate(int(epoch) if self.staircase else epoch)
-
-    def on_batch_begin(self, batch, logs=None):
-        if self._partial is None:
-            super().on_batch_begin(batch, logs)
-
-
-class LearningRateScheduleCallback(_FollowsRounds, _horovod.LearningRateScheduleCallback):
-    __doc__ = _horovod.LearningRateScheduleCallback.__doc__ + """
-    With a partial optimizer it follows rounds: an epoch is ``steps_per_epoch`` rounds.
-    """
-
-
-class LearningRateWarmupCallback(_FollowsRounds, _horovod.LearningRateWarmupCallback):
-    __doc__ = _horovod.LearningRateWarmupCallback.__doc__ + """
-    With a partial optimizer it follows rounds: an epoch is ``steps_per_epoch`` rounds.
-    """

@@ -20,6 +20,7 @@ def _initialized():
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(2)
+    tf.get_logger().setLevel("ERROR")  # not what a test's many small functions cost
     hvd.init(process_sets="dynamic")
     return hvd
 

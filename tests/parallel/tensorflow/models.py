@@ -37,7 +37,10 @@ def joined_batches(size, steps):
     return [np.concatenate(parts) for parts in zip(*[joined(size, step) for step in range(steps)])]
 
 
-def fit(model, data, epochs=1, batch_size=BATCH, **kwargs):
+def fit(model, data, epochs=1, batch_size=BATCH, build_before=True, **kwargs):
+    """``fit`` without shuffling. An optimizer that is built before is traced once, not twice."""
+    if build_before and not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
     return model.fit(*data, batch_size=batch_size, epochs=epochs, shuffle=False, verbose=0,
                      **kwargs)
 
