@@ -34,6 +34,12 @@ test: $(VENV)/.built $(VENV)/.test ## All tests (ARGS="-k word" for some)
 test-core: $(VENV)/.built $(VENV)/.test ## The core, in one process: needs no launcher
 	$(RUN) pytest tests/core $(ARGS)
 
+ROUNDS ?= 20000
+.PHONY: soak
+soak: $(VENV)/.built ## Random episodes on 4 real ranks, every check exact (ROUNDS=, SEED=)
+	$(RUN) horovodrun -np $(NP) --gloo python tests/soak/soak.py --rounds $(ROUNDS) \
+	  $(if $(SEED),--seed $(SEED))
+
 .PHONY: lint
 lint: $(VENV)/.built ## Style of the Python files
 	$(BIN)/pip install --quiet ruff==0.14.8

@@ -29,6 +29,12 @@ def wrap(optimizer, mixin):
     return wrapped
 
 
+def refuse_wrapped(optimizer):
+    for candidate in (optimizer, getattr(optimizer, "inner_optimizer", None)):
+        if isinstance(candidate, CollectiveApply):
+            raise ValueError("optimizer is a hvd.DistributedOptimizer already")
+
+
 def dense(gradient, variable, sparse_as_dense):
     """A gradient as a dense tensor; NotImplementedError for a sparse one unless that is wanted."""
     if not isinstance(gradient, tf.IndexedSlices):
@@ -176,6 +182,7 @@ class Synchronous(CollectiveApply):
 def create_distributed_optimizer(optimizer, *args):
     """``horovod._keras.create_distributed_optimizer`` for Keras 3. (Under mixed precision, give it
     the ``LossScaleOptimizer``: gradients are to be reduced before they are looked at.)"""
+    refuse_wrapped(optimizer)
     wrapped = wrap(optimizer, Synchronous)
     wrapped._set_up(*args)
     return wrapped

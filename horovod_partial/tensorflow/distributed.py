@@ -114,7 +114,8 @@ def DistributedGradientTape(gradtape, device_dense='', device_sparse='',
         gradtape: the tape. It may be made and wrapped anew in each step.
         name: the group's name, by default ``gradients.<n>`` in order of first use. There is a
             group for each list of variables.
-        policy, staleness_bound, catch_up, seed: as for :func:`DistributedOptimizer`.
+        policy, staleness_bound, catch_up, seed: as for :func:`DistributedOptimizer`. (There is no
+            ``resync_every``: these replicas are healed at flushes only.)
 
     The others are Horovod's; ``device_dense``, ``device_sparse``, ``num_groups`` and ``groups``
     mean nothing here: a partial group is reduced as one, through host memory.

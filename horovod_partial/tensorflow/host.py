@@ -1,8 +1,11 @@
 """From TensorFlow into Python and back: eager, or from inside a graph."""
 
+import inspect
+import weakref
+
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework import ops
+from tensorflow.python.framework import func_graph, ops
 from tensorflow.python.ops import control_flow_util
 
 from horovod_partial import _native
@@ -32,10 +35,23 @@ def call(function, inputs, dtypes, shapes):
     if tf.executing_eagerly():
         outputs = function(*[tensor.numpy() for tensor in inputs])
         return [tf.convert_to_tensor(value, dtype) for value, dtype in zip(outputs, dtypes)]
-    outputs = tf.numpy_function(function, inputs, dtypes)
+    outputs = tf.numpy_function(_kept_by_graph(function), inputs, dtypes)
     for output, shape in zip(outputs, shapes):
         output.set_shape(shape)
     return outputs
+
+
+def _kept_by_graph(function):
+    """``function``, which lives as long as the ``tf.function`` that is being traced. TensorFlow
+    would keep it, and the optimizer that it belongs to, for as long as the process lives."""
+    if not (inspect.ismethod(function) and tf.compat.v1.executing_eagerly_outside_functions()):
+        return function
+    graph = ops.get_default_graph()
+    while isinstance(graph, func_graph.FuncGraph):
+        graph._horovod_partial = [*getattr(graph, "_horovod_partial", ()), function]
+        graph = graph.outer_graph
+    method = weakref.WeakMethod(function)
+    return lambda *values: method()(*values)
 
 
 def arrays(values):

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from horovod.tensorflow.util import tf_variable
 
-from horovod_partial import config, keras3, keras_optimizers
+from horovod_partial import config, keras3
 from horovod_partial._native import Healing
 from horovod_partial.groups import PartialOptimizer
 from horovod_partial.tensorflow.ops import partial_groups
@@ -131,8 +131,7 @@ def keras_optimizer(optimizer, name, compression, sparse_as_dense, gradient_pred
     """The partial form of an optimizer of Keras 3, which it takes over with its state: see
     :func:`horovod_partial.tensorflow.DistributedOptimizer`."""
     partial_groups.check_op(op)
-    if keras_optimizers.partial_of(optimizer) is not None:
-        raise ValueError("optimizer is a hvd.DistributedOptimizer already")
+    keras3.refuse_wrapped(optimizer)
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise ValueError(f"optimizer={optimizer!r} is no optimizer of Keras 3 or of "
                          "tf.compat.v1.train")

@@ -36,6 +36,13 @@ def test_a_rank_that_ends_early_drains_over_mpi(launch):
     assert result.output.count("did 40 steps") == 2
 
 
+def test_a_rank_that_ends_early_drains_in_keras(launch):
+    result = launch(3, script("uneven_end_keras"))
+    assert result.returncode == 0, result.output
+    assert "rank 0 did 3 steps" in result.output
+    assert result.output.count("did 40 steps") == 2
+
+
 def test_what_was_in_no_round_is_reported(launch):
     """The ranks that submit last, without a flush, may leave gradients behind: that is said."""
     result = launch(2, script("uneven_end", "end"))
@@ -107,6 +114,13 @@ def test_several_lives_in_one_process(launch, np):
     result = launch(np, script("again"))
     assert result.returncode == 0, result.output
     assert result.output.count("had three lives") == np
+
+
+@pytest.mark.parametrize("np, backend", [(4, "gloo"), (3, "mpi")])
+def test_a_short_soak(launch, np, backend):
+    result = launch(np, [str(ROOT / "tests/soak/soak.py"), "--rounds", "1000"], backend)
+    assert result.returncode == 0, result.output
+    assert "soak passed" in result.output, result.output
 
 
 def test_the_version_is_local():

@@ -4,16 +4,19 @@ Change ``import horovod.tensorflow.keras as hvd`` to ``import horovod_partial.te
 hvd``.
 """
 
+from importlib import import_module
+
 from horovod.tensorflow.keras import *  # noqa: F401,F403
 
-# (Not `from ... import`, which would find Horovod's modules of these names.)
-import horovod_partial.tensorflow.keras.callbacks as callbacks  # noqa: F401
-import horovod_partial.tensorflow.keras.elastic as elastic  # noqa: F401
 from horovod_partial import keras3
 from horovod_partial.tensorflow import (  # noqa: F401
     First, Full, Majority, Policy, Quorum, Round, Solo, StackedRounds, excused, partial_allreduce,
     partial_flush, partial_stats, rounds)
 from horovod_partial.tensorflow import distributed as _distributed
+
+# An import statement would find Horovod's modules of these names.
+callbacks = import_module("horovod_partial.tensorflow.keras.callbacks")
+elastic = import_module("horovod_partial.tensorflow.keras.elastic")
 
 
 def DistributedOptimizer(optimizer, name=None, device_dense='', device_sparse='',

@@ -32,11 +32,6 @@ def batches(rank, steps):
     return [np.concatenate(parts) for parts in zip(*[batch(rank, step) for step in range(steps)])]
 
 
-def joined_batches(size, steps):
-    """The same for one process that has the data of all ranks."""
-    return [np.concatenate(parts) for parts in zip(*[joined(size, step) for step in range(steps)])]
-
-
 def fit(model, data, epochs=1, batch_size=BATCH, build_before=True, **kwargs):
     """``fit`` without shuffling. An optimizer that is built before is traced once, not twice."""
     if build_before and not model.optimizer.built:
@@ -85,6 +80,7 @@ def lateness(hvd, events, optimizer, step, phases):
     policy solo with a high staleness bound."""
     rank, size = hvd.rank(), hvd.size()
     optimizer.flush()  # registers the group
+    step(rank, 1000)  # which traces, on all ranks at once
     number = 0
     for phase in range(phases):
         slow = phase % size
@@ -111,10 +107,12 @@ class LateInFit(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         rank, size = self._hvd.rank(), self._hvd.size()
+        self._epoch = epoch
         if size > 1 and epoch % size == rank:
             for other in range(size):
                 if other != rank:
                     self._events.wait(f"epoch {epoch} done by {other}")
 
-    def on_epoch_end(self, epoch, logs=None):
-        self._events.set(f"epoch {epoch} done by {self._hvd.rank()}")
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == self.params["steps"] - 1:  # before a validation and its flush
+            self._events.set(f"epoch {self._epoch} done by {self._hvd.rank()}")

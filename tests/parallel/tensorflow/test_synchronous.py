@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from models import (BATCH, assert_close, batch, batches, build, fit, gradients, identical, joined,
-                    joined_batches, replica, stepper)
+                    replica, stepper)
 
 import horovod.keras as keras_hvd
 import horovod.tensorflow as tf_hvd
