@@ -5,6 +5,9 @@ Change ``import horovod.tensorflow as hvd`` to ``import horovod_partial.tensorfl
 
 from horovod.tensorflow import *  # noqa: F401,F403
 
+# Horovod's module of this name, where it has been imported, is not ours.
+globals().pop("keras", None)
+
 from horovod_partial.groups import Round, rounds  # noqa: F401
 from horovod_partial.policy import First, Full, Majority, Policy, Quorum, Solo  # noqa: F401
 from horovod_partial.tensorflow.distributed import (  # noqa: F401

@@ -69,8 +69,9 @@ class _PartialKerasOptimizer(keras3.CollectiveApply, PartialOptimizer):
 
     def save_own_variables(self, store):
         saved = self._partial.save()
-        if saved is not None and (saved.send_buffer or saved.pending):
-            warnings.warn("the send buffer and pending rounds of this rank are not in the "
+        # Pending rounds are no loss: whoever loads the checkpoint begins before them.
+        if saved is not None and saved.send_buffer:
+            warnings.warn("gradients of this rank that no round has carried yet are not in the "
                           "checkpoint: call optimizer.flush() on all ranks before saving")
         super().save_own_variables(store)
 

@@ -50,7 +50,7 @@ def load_model(filepath, custom_optimizers=None, custom_objects=None,
     ``horovod.tensorflow.keras.load_model``.
 
     Args:
-        filepath: of a ``.keras`` or ``.h5`` file, with or without Horovod saved.
+        filepath: of a ``.keras`` file, saved with or without Horovod.
         custom_optimizers: a list of optimizer classes that the model may have been saved with.
         custom_objects: a dict of names and what they stand for.
         compression: ``hvd.Compression.none`` or ``.fp16``.

@@ -6,6 +6,8 @@ different rounds. Horovod's learning-rate callbacks follow rounds where the opti
 epoch is ``steps_per_epoch`` rounds for them.
 """
 
+import weakref
+
 import keras
 
 from horovod.tensorflow.keras.callbacks import (  # noqa: F401
@@ -122,21 +124,24 @@ class StopAtRound(_PartialCallback):
 class RoundSchedule(_PartialCallback):
     """Lets the learning rate follow rounds, so that replicas stay identical on ranks that apply a
     round at different local steps: ``schedule(round_index)`` is the learning rate of that round.
-    (An object of ``keras.optimizers.schedules`` does so by itself.)"""
+    (An object of ``keras.optimizers.schedules`` does so by itself.) It holds beyond ``fit``, for
+    flushes, until another one takes its place."""
+
+    _handles = weakref.WeakKeyDictionary()  # by optimizer
 
     def __init__(self, schedule):
         super().__init__()
         if not callable(schedule):
             raise ValueError(f"schedule={schedule!r} must be a function of the round's index")
         self._schedule = schedule
-        self._handle = None
 
     def on_train_begin(self, logs=None):
-        if self._handle is not None:
-            self._handle.remove()
         optimizer = self._optimizer
-        self._handle = optimizer.register_before_round(
-            lambda index: keras_optimizers.set_learning_rate(optimizer, self._schedule(index)))
+        if optimizer in self._handles:
+            self._handles[optimizer].remove()
+        weak = weakref.ref(optimizer)
+        self._handles[optimizer] = optimizer.register_before_round(
+            lambda index: keras_optimizers.set_learning_rate(weak(), self._schedule(index)))
 
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None:

@@ -1,15 +1,8 @@
-"""What the bodies share: Horovod, and events between ranks that Horovod does not see."""
-
 import os
 
 import pytest
 
-from events import Events
-
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-if "HOROVOD_PARTIAL_TEST_EVENTS" not in os.environ:
-    collect_ignore_glob = ["test_*.py"]  # run by tests/parallel/test_parallel.py
 
 
 @pytest.fixture(scope="session")
@@ -39,32 +32,3 @@ def hvd(_initialized):
     for name in ("allreduce", "allgather", "broadcast"):
         setattr(both, name, getattr(_initialized, name))
     return both
-
-
-@pytest.fixture(scope="session")
-def _events(hvd):
-    return Events(hvd.rank(), hvd.size())
-
-
-@pytest.fixture
-def events(_events, request):
-    _events.begin(request.node.nodeid)
-    return _events
-
-
-@pytest.fixture
-def name(request):
-    """A group's name of its own for each test."""
-    return request.node.nodeid
-
-
-@pytest.fixture
-def ranks(hvd):
-    """(rank, size)"""
-    return hvd.rank(), hvd.size()
-
-
-@pytest.fixture
-def needs_two(hvd):
-    if hvd.size() < 2:
-        pytest.skip("needs two ranks")
