@@ -28,10 +28,11 @@ class Launcher:
 
     def __call__(self, np, command, backend="gloo", env=None, timeout=240):
         """`command` (after `python`) on `np` ranks; returns the finished process, stdout and
-        stderr together. A hang kills all ranks and fails the test with what they have printed."""
+        stderr together. A hang kills all ranks and fails the test with what they have printed.
+        `backend`: "gloo", "mpi" (by mpirun) or "horovodrun-mpi"."""
         environment = {**os.environ, **(env or {}), "PYTHONUNBUFFERED": "1"}
-        if backend == "gloo":
-            launch = ["horovodrun", "-np", str(np), "--gloo"]
+        if backend in ("gloo", "horovodrun-mpi"):
+            launch = ["horovodrun", "-np", str(np), f"--{backend.removeprefix('horovodrun-')}"]
         else:
             environment.update(HOROVOD_CONTROLLER="mpi", HOROVOD_CPU_OPERATIONS="mpi")
             launch = ["mpirun", "-np", str(np), "--oversubscribe", "--bind-to", "none"]

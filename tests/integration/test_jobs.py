@@ -61,7 +61,7 @@ def test_a_rank_that_fails_ends_the_job_for_all(launch, backend, how, message):
     assert message in result.output
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [*BACKENDS, "horovodrun-mpi"])
 def test_a_stock_script_runs_unchanged(launch, backend):
     result = launch(2, script("stock"), backend)
     assert result.returncode == 0, result.output
