@@ -3,6 +3,7 @@ thread, and what becomes of their answers. No framework's tensors here, and no d
 lateness and heals come from the core."""
 
 import contextlib
+import gc
 import itertools
 import threading
 import warnings
@@ -44,10 +45,17 @@ class Names:
 
     def claim(self, name, user):
         """Takes a name for ``user``; ValueError when somebody else has it."""
-        with self._lock:
-            owner = self._users.setdefault(name, user)
+        owner = self._claim(name, user)
+        if owner != user:
+            # An optimizer that nobody has any longer may not have been collected yet.
+            gc.collect()
+            owner = self._claim(name, user)
         if owner != user:
             raise ValueError(f"name={name!r} is in use by {owner}: choose another name")
+
+    def _claim(self, name, user):
+        with self._lock:
+            return self._users.setdefault(name, user)
 
     def known(self, name):
         return name in self._users
@@ -258,6 +266,7 @@ class TrainingGroup:
         self._healing = healing
         self._definition = None  # (a number of ranks, the definition's number)
         self._before_round = {}
+        self._expiring = []  # handles that the next flush removes
         self._under_way = None  # a submission without an answer that was read to the end
         self.round = 0
         self.drifted = False
@@ -314,6 +323,10 @@ class TrainingGroup:
     def register_before_round(self, function):
         return Handle(self._before_round, function)
 
+    def expire(self, handle):
+        """Removes a function after the next flush: until then other ranks may be behind."""
+        self._expiring.append(handle)
+
     def run_before_round(self):
         """With the gradients of the round that ``advance`` counted last in place."""
         for function in list(self._before_round.values()):
@@ -332,6 +345,8 @@ class TrainingGroup:
                 break
         if answer.heal:
             self._compare()
+        while self._expiring:
+            self._expiring.pop().remove()
 
     def _apply(self, answer):
         for raw in answer.rounds:
@@ -424,7 +439,10 @@ class PartialOptimizer:
 
     def mark_drifted(self):
         """Says that this rank's replica may differ from the others': the next flush heals it."""
-        self._partial.drifted = True
+        if isinstance(self._partial, PartialOptimizer):
+            self._partial.mark_drifted()
+        else:
+            self._partial.drifted = True
 
     def stats(self):
         """What happened so far, on this rank: see :func:`hvd.partial_stats`, plus ``round``."""
@@ -440,6 +458,10 @@ class PartialOptimizer:
             A handle with a ``remove()`` method.
         """
         return self._partial.register_before_round(fn)
+
+    def expire(self, handle):
+        """Removes what ``register_before_round`` registered, after the next flush."""
+        self._partial.expire(handle)
 
 
 def rounds(opt, n, every=None):

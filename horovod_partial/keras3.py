@@ -52,29 +52,30 @@ class Accumulator:
     def __init__(self, passes, average, variables):
         self._passes = passes
         self._average = average
+        self._given = [False] * len(variables)  # whether there ever was a gradient
         with tf.init_scope():
             self._count = tf.Variable(0, trainable=False)
             self._sums = [tf.Variable(tf.zeros(v.shape, v.dtype), trainable=False)
                           for v in variables]
 
     def add(self, gradients):
-        """Adds dense gradients; whether it was the last pass of a step."""
-        for total, gradient in zip(self._sums, gradients):
+        """Adds dense gradients, None for none; whether it was the last pass of a step."""
+        for i, gradient in enumerate(gradients):
             if gradient is not None:
-                total.assign_add(tf.cast(gradient, total.dtype))
+                self._given[i] = True
+                self._sums[i].assign_add(tf.cast(gradient, self._sums[i].dtype))
         return tf.equal(self._count.assign_add(1), self._passes)
 
-    def take(self, gradients):
-        """The sums, or averages, of those that have a gradient; begins anew."""
-        taken = [None if gradient is None else tf.identity(total)
-                 for total, gradient in zip(self._sums, gradients)]
-        with tf.control_dependencies([t for t in taken if t is not None]):
+    def take(self):
+        """The sums, or averages; None where there never was a gradient. Begins anew."""
+        taken = [tf.identity(total) for total in self._sums]
+        with tf.control_dependencies(taken):
             self._count.assign(0)
             for total in self._sums:
                 total.assign(tf.zeros_like(total))
         if self._average:
-            taken = [None if t is None else t / self._passes for t in taken]
-        return taken
+            taken = [total / self._passes for total in taken]
+        return [total if given else None for total, given in zip(taken, self._given)]
 
 
 class CollectiveApply:
@@ -111,16 +112,25 @@ class CollectiveApply:
         if self._passes == 1:
             self._apply_collectively(grads, variables)
             return
-        grads = [dense(g, v, self.sparse_as_dense) for g, v in zip(grads, variables)]
+        trained = self._trainable_variables
+        ordered = self._in_order([dense(g, v, self.sparse_as_dense)
+                                  for g, v in zip(grads, variables)], variables)
         if self._accumulator is None:
             self._accumulator = Accumulator(self._passes, self._average_passes,
-                                            [tf_variable(v) for v in variables])
+                                            [tf_variable(v) for v in trained])
 
         def last():
-            self._apply_collectively(self._accumulator.take(grads), variables)
+            self._apply_collectively(self._accumulator.take(), trained)
             return True
 
-        tf.cond(self._accumulator.add(grads), last, self._pass_over)
+        tf.cond(self._accumulator.add(ordered), last, self._pass_over)
+
+    def _in_order(self, gradients, variables):
+        """The gradients in the order of the variables that the optimizer was built with."""
+        ordered = [None] * len(self._trainable_variables)
+        for gradient, variable in zip(gradients, variables):
+            ordered[self._get_variable_index(variable)] = gradient
+        return ordered
 
     def _update(self, gradients, variables):
         """A step of the wrapped optimizer, without any communication."""

@@ -16,11 +16,24 @@ def partial_of(optimizer):
     return None
 
 
-def before_broadcast(optimizer):
+def refuse_uneven(optimizer):
+    """ValueError for policy full inside a LossScaleOptimizer of Keras's own: an overflow on one
+    rank is a step that it does not submit, for which the others would wait for ever."""
+    partial = partial_of(optimizer)
+    if (partial is not None and partial is not optimizer
+            and not isinstance(optimizer, PartialOptimizer)
+            and str(partial._partial.settings.policy) == "full"):
+        raise ValueError("policy='full' with a loss scale: wrap it yourself, hvd."
+                         "DistributedOptimizer(keras.optimizers.LossScaleOptimizer(optimizer))")
+
+
+def before_broadcast(optimizer, is_root):
     """Has all ranks stand at the same round, so that none applies what the root has applied."""
+    refuse_uneven(optimizer)
     partial = partial_of(optimizer)
     if partial is not None:
-        partial.mark_drifted()  # replicas need not be the same yet
+        if not is_root:
+            partial.mark_drifted()  # replicas need not be the same yet
         partial.flush()
 
 
@@ -43,11 +56,12 @@ def set_learning_rate(optimizer, value):
     optimizer.learning_rate = value
 
 
-def correct_momentum(optimizer, factor):
-    """Scales what the momentum has accumulated, with the learning rates of then, to a new one."""
+def correct_momentum(optimizer, old_rate, new_rate):
+    """Scales what the momentum has accumulated, with the learning rate of then, to a new one."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    if factor == 1 or not hasattr(optimizer, "momentum"):
+    if not hasattr(optimizer, "momentum") or old_rate in (0, new_rate):
         return
+    factor = new_rate / old_rate
     for name in ("momentums", "_momentums"):
         for variable in getattr(optimizer, name, None) or ():
             if variable is not None:
@@ -74,3 +88,9 @@ def follow_rounds(callback):
         callback._before_round.remove()
     callback._before_round = partial.register_before_round(before_round)
     return True
+
+
+def follow_no_longer(callback):
+    """At the end of the callback's training; the next flush ends it."""
+    if getattr(callback, "_before_round", None) is not None:
+        partial_of(callback.model.optimizer).expire(callback._before_round)

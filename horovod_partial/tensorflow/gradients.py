@@ -6,6 +6,7 @@ import itertools
 import weakref
 
 import tensorflow as tf
+from tensorflow.python.framework import func_graph
 
 import horovod.tensorflow as horovod
 from horovod.tensorflow.mpi_ops import Average
@@ -32,7 +33,7 @@ class Reducer:
         self._settings = dict(compression=compression, sparse_as_dense=sparse_as_dense, op=op,
                               predivide=predivide, process_set=process_set, settings=settings)
         self._process_set = process_set
-        self._trainings = {}  # by the variables' references
+        self._trainings = {}  # by the variables' ids, for as long as they live
         _live.add(self)
 
     @tf.autograph.experimental.do_not_convert
@@ -67,7 +68,7 @@ class Reducer:
             if not isinstance(variable, tf.Variable):
                 raise NotImplementedError(f"{variable!r} is no variable: partial rounds reduce "
                                           "the gradients of variables")
-        key = tuple(variable.ref() for variable in variables)
+        key = tuple(id(variable) for variable in variables)
         if key not in self._trainings:
             name = self._name
             if name is None:
@@ -75,6 +76,7 @@ class Reducer:
             training = Training(name, Healing.AT_FLUSHES, **self._settings)
             training.build(variables)
             self._trainings[key] = training
+            weakref.finalize(variables[0], self._trainings.pop, key, None).atexit = False
         return self._trainings[key]
 
     def trainings(self):
@@ -131,10 +133,19 @@ def flush_gradients(optimizer, variables, session=None):
 
 
 def _flush(training, optimizer, session):
-    training.set_model(
-        lambda gradients: optimizer.apply_gradients(list(zip(gradients, training.variables))),
-        lambda: keras_optimizers.optimizer_variables(optimizer), session)
-    training.group.flush()
+    training.set_model(_update(training, optimizer),
+                       lambda: keras_optimizers.optimizer_variables(optimizer), session)
+    if session is not None and not session.graph.finalized:
+        with session.graph.as_default():
+            training.prepare_session(_update(training, optimizer))
+    try:
+        training.group.flush()
+    finally:
+        training.set_model(None, list)
+
+
+def _update(training, optimizer):
+    return lambda gradients: optimizer.apply_gradients(list(zip(gradients, training.variables)))
 
 
 class LegacyOptimizer(PartialOptimizer, horovod._DistributedOptimizer):
@@ -149,6 +160,15 @@ class LegacyOptimizer(PartialOptimizer, horovod._DistributedOptimizer):
     def register_local_var(self, var):
         raise NotImplementedError("a variable that is this rank's own has no partial form: let "
                                   "another optimizer train it")
+
+    def apply_gradients(self, grads_and_vars, global_step=None, name=None):
+        """Applies what ``compute_gradients`` has reduced."""
+        applied = super().apply_gradients(grads_and_vars, global_step=global_step, name=name)
+        if not tf.executing_eagerly() and not isinstance(tf.compat.v1.get_default_graph(),
+                                                         func_graph.FuncGraph):
+            for training in self._reducer.trainings():
+                training.prepare_session(_update(training, self._optimizer))
+        return applied
 
     @property
     def _partial(self):

@@ -45,6 +45,10 @@ class _PartialKerasOptimizer(keras3.CollectiveApply, PartialOptimizer):
 
         self._compiled_update = update
         self._training.build(variables)
+        if self._partial.round == 0:
+            # A training that a checkpoint continues counts on.
+            with tf.init_scope():
+                self._partial.round = int(tf_variable(self._iterations).numpy())
         partial_groups.serve_in_join(self._partial)
         self._training.set_model(update, lambda: [tf_variable(v) for v in self.variables])
 
@@ -79,11 +83,10 @@ class _PartialKerasOptimizer(keras3.CollectiveApply, PartialOptimizer):
         if not self.process_set.included():
             self._update(gradients, variables)
             return
-        ordered = [None] * len(self._trainable_variables)
-        for gradient, variable in zip(gradients, variables):
-            ordered[self._get_variable_index(variable)] = gradient
+        # Keras's error when there are none at all, and its warning when some are missing.
+        self._filter_empty_gradients(gradients, variables)
         training = self._training
-        rounds = training.submit(ordered)
+        rounds = training.submit(self._in_order(gradients, variables))
 
         def apply_round(index):
             gradients = training.fetch(index)
@@ -106,8 +109,8 @@ class _PartialKerasOptimizer(keras3.CollectiveApply, PartialOptimizer):
 
 
 class _PartialLossScaleOptimizer(PartialOptimizer):
-    """A LossScaleOptimizer around a partial optimizer: gradients are submitted unscaled, and a step
-    that overflows on this rank is no submission."""
+    """A LossScaleOptimizer around a partial optimizer: gradients are submitted unscaled, and zeros
+    for a step that overflows on this rank, so that all ranks submit equally often."""
 
     @property
     def _partial(self):
@@ -123,6 +126,11 @@ class _PartialLossScaleOptimizer(PartialOptimizer):
 
     def flush(self):
         self.inner_optimizer.flush()
+
+    def _stateful_handle_non_finite_grads(self):
+        super()._stateful_handle_non_finite_grads()
+        variables = self.inner_optimizer._trainable_variables
+        self.inner_optimizer.apply([tf.zeros(v.shape, v.dtype) for v in variables], variables)
 
 
 def keras_optimizer(optimizer, name, compression, sparse_as_dense, gradient_predivide_factor, op,

@@ -1,6 +1,7 @@
 """A TrainingGroup in TensorFlow: its rounds as operations, its replica as variables."""
 
 import hashlib
+import weakref
 
 import numpy as np
 import tensorflow as tf
@@ -25,7 +26,7 @@ class Training:
 
     def __init__(self, name, healing, compression, sparse_as_dense, op, predivide, process_set,
                  settings):
-        self.variables = []
+        self._variables = []  # weak: gradients keep no model alive
         self._state = list
         self._update = None
         self._session = None
@@ -40,11 +41,15 @@ class Training:
 
     def build(self, variables):
         """Names the variables whose gradients are the group's tensors, in this order."""
-        self.variables = [tf_variable(v) for v in variables]
+        self._variables = [weakref.ref(tf_variable(v)) for v in variables]
         with tf.init_scope():
             compressed, self._contexts = zip(*[
                 self._compression.compress(tf.zeros([], v.dtype)) for v in self.variables])
         self._dtypes = [c.dtype for c in compressed]
+
+    @property
+    def variables(self):
+        return [variable() for variable in self._variables]
 
     def set_model(self, update, state, session=None):
         """Says what a flush updates.
@@ -56,6 +61,13 @@ class Training:
         """
         self._update, self._state, self._session = update, state, session
 
+    def prepare_session(self, update):
+        """Adds what a flush runs to the graph of TensorFlow 1, which may be final later on."""
+        if self._fed is None:
+            fed = [tf.compat.v1.placeholder(dtype, v.shape)
+                   for dtype, v in zip(self._dtypes, self.variables)]
+            self._fed = fed, update(self._decompressed(fed))
+
     # ------------------------------------------------- operations, eager or part of a graph
 
     def submit(self, gradients):
@@ -64,7 +76,7 @@ class Training:
         host.refuse_xla()
         contributed = []
         for gradient, variable in zip(gradients, self.variables):
-            # As in Horovod: another rank may have computed it.
+            # Another rank may have computed it.
             gradient = (tf.zeros(variable.shape, variable.dtype) if gradient is None else
                         keras3.dense(gradient, variable, self._sparse_as_dense))
             compressed, _ = self._compression.compress(tf.cast(gradient, variable.dtype))
@@ -130,9 +142,11 @@ class Training:
 
     def _heal(self, root, *values):
         self._values = values
-        self.group.transfer(int(root))
-        values, self._values = self._values, None
-        return values
+        try:
+            self.group.transfer(int(root))
+            return self._values
+        finally:
+            self._values = None
 
     def _read(self, raw):
         results = [np.empty(v.shape, dtype.as_numpy_dtype)
@@ -165,11 +179,6 @@ class Training:
         if self._session is None:
             self._update(self._decompressed([tf.convert_to_tensor(value) for value in reduced]))
         else:
-            if self._fed is None:
-                with self._session.graph.as_default():
-                    fed = [tf.compat.v1.placeholder(value.dtype, value.shape)
-                           for value in reduced]
-                    self._fed = fed, self._update(self._decompressed(fed))
             fed, operation = self._fed
             self._session.run(operation, dict(zip(fed, reduced)))
 

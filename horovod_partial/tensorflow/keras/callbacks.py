@@ -23,6 +23,7 @@ class _PartialCallback(keras.callbacks.Callback):
 
     @property
     def _optimizer(self):
+        keras_optimizers.refuse_uneven(self.model.optimizer)
         partial = keras_optimizers.partial_of(self.model.optimizer)
         if partial is None:
             raise ValueError(f"{self.__class__.__name__} needs a model that is compiled with a "
@@ -62,7 +63,7 @@ class FlushCallback(_PartialCallback):
 
     def _flush(self):
         # on_test_begin also comes from an evaluate() outside of fit, which is the user's.
-        if not getattr(self, "_flushed", True) and not StopAtRound.ends(self.model):
+        if not getattr(self, "_flushed", True) and not StopAtRound.ends(self):
             self._flushed = True
             self._optimizer.flush()
 
@@ -80,7 +81,8 @@ class StopAtRound(_PartialCallback):
     ``at_flush``.
 
     Args:
-        n: rounds, counted from the optimizer's first; a continued training counts on.
+        n: rounds, counted from the optimizer's first; a continued training counts on. (One that
+            is there already takes a last step, because Keras stops after steps only.)
         every: rounds between two flushes; None: only at the beginning and at the end.
         at_flush: ``at_flush(round)`` is called after each flush but the first, on every rank, where
             all replicas are identical: to evaluate, to save on rank 0.
@@ -88,6 +90,8 @@ class StopAtRound(_PartialCallback):
     Raises:
         ValueError: wrong numbers; when training begins, an optimizer that is not partial.
     """
+
+    _trainings = weakref.WeakKeyDictionary()  # by model: the parameters of its last one
 
     def __init__(self, n, every=None, at_flush=None):
         super().__init__()
@@ -97,15 +101,17 @@ class StopAtRound(_PartialCallback):
         self._length = n, every
         self._at_flush = at_flush
 
-    @staticmethod
-    def ends(model):
-        """Whether a training of this model that is under way ends by rounds."""
-        return getattr(model, "_ends_by_rounds", False)
+    @classmethod
+    def ends(cls, callback):
+        """Whether the training that ``callback`` is in ends by rounds."""
+        return cls._trainings.get(callback.model) is callback.params
 
     def on_train_begin(self, logs=None):
         optimizer = self._optimizer
         self._build()
-        self.model._ends_by_rounds = True
+        self._trainings[self.model] = self.params
+        if optimizer.round == 0:
+            optimizer.mark_drifted()  # replicas need not be the same yet
         self._counter = RoundCounter(optimizer, *self._length)
         self._counter.begin()
         self.model.stop_training = self._counter.over
@@ -116,9 +122,6 @@ class StopAtRound(_PartialCallback):
                 self._at_flush(self._optimizer.round)
             if self._counter.over:
                 self.model.stop_training = True
-
-    def on_train_end(self, logs=None):
-        self.model._ends_by_rounds = False
 
 
 class RoundSchedule(_PartialCallback):

@@ -73,7 +73,10 @@ def test_stop_at_round(hvd, events, name, ranks):
     assert model.optimizer.stats()["flushes"] == 1 + len(flushed)
     everybody = hvd.allgather(tf.constant([flushed])).numpy()
     assert (everybody == everybody[0]).all()
-    assert not hvd.callbacks.StopAtRound.ends(model)
+    # A later training is FlushCallback's again.
+    before = model.optimizer.stats()["flushes"]
+    fit(model, batches(rank, 3), callbacks=[hvd.callbacks.FlushCallback()])
+    assert model.optimizer.stats()["flushes"] == before + 1
     # A continued training counts on: it is there already.
     reached = model.optimizer.round
     fit(model, batches(rank, 3), epochs=1,
@@ -186,7 +189,7 @@ def test_broadcast_and_metric_average_on_a_partial_optimizer(hvd, name, ranks):
 
 def test_callbacks_find_the_optimizer_in_a_loss_scale(hvd, name, ranks):
     model = build()
-    partial = hvd.DistributedOptimizer(keras.optimizers.SGD(0.1), policy="full", name=name)
+    partial = hvd.DistributedOptimizer(keras.optimizers.SGD(0.1), policy="first:1", name=name)
     model.compile(optimizer=keras.optimizers.LossScaleOptimizer(partial, initial_scale=2.0),
                   loss="mse")
     fit(model, batches(ranks[0], 2), callbacks=[hvd.callbacks.FlushCallback(),
@@ -213,3 +216,18 @@ def test_best_model_checkpoint(hvd, name, ranks, tmp_path):
     fit(model, batches(ranks[0], 2), callbacks=[hvd.callbacks.FlushCallback(), checkpoint])
     assert_close(keras.models.load_model(checkpoint.filepath).get_weights(), model.get_weights(),
                  0, 0)
+
+
+def test_a_schedule_that_begins_at_zero_ends_with_its_training(hvd, name, ranks):
+    rank, _ = ranks
+    model = build()
+    optimizer = hvd.DistributedOptimizer(keras.optimizers.SGD(0.1, momentum=0.9), policy="full",
+                                         name=name)
+    model.compile(optimizer, "mse")
+    fit(model, batches(rank, 3), epochs=2, callbacks=[
+        hvd.callbacks.LearningRateScheduleCallback(0.1, lambda epoch: epoch, staircase=False)])
+    assert float(optimizer.learning_rate) == pytest.approx(0.1 * 5 / 3)
+    optimizer.flush()
+    optimizer.learning_rate = 0.01
+    fit(model, batches(rank, 3))
+    assert float(optimizer.learning_rate) == pytest.approx(0.01)

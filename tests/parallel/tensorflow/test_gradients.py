@@ -210,6 +210,7 @@ def test_an_optimizer_of_v1_in_a_session(hvd, events, name, ranks, kind):
         train = optimizer.minimize(tf.reduce_sum(tf.square(weight - goal)))
         with tf.compat.v1.Session() as session:
             session.run(tf.compat.v1.global_variables_initializer())
+            tf.compat.v1.get_default_graph().finalize()  # as MonitoredTrainingSession does
 
             def step(rank, number):
                 session.run(train, {goal: target(rank, number)})

@@ -340,6 +340,62 @@ def test_mixed_precision_and_an_overflow_on_one_rank(hvd, name, ranks):
     assert np.isfinite(model.get_weights()[0]).all()
 
 
+def test_an_overflow_under_full_keeps_the_ranks_in_step(hvd, name, ranks):
+    """Our LossScaleOptimizer submits zeros for it, or the others would wait for ever."""
+    rank, size = ranks
+    weight = keras.Variable([0.0])
+    optimizer = hvd.DistributedOptimizer(
+        keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1.0), initial_scale=4.0),
+        policy="full", name=name)
+    step = tf.function(lambda gradient: optimizer.apply([gradient], [weight]))
+    for number in range(3):
+        overflows = rank == 0 and number == 1
+        step(tf.constant([np.inf if overflows else 4.0 * 2**rank], tf.float32))
+    optimizer.flush()
+    assert optimizer.stats()["submissions"] == 3
+    # Rank 0: 1, nothing, and 2, with half the scale.
+    assert weight.numpy() == -3 * (2**size - 1) / size
+    assert optimizer.dynamic_scale == (2.0 if rank == 0 else 4.0)
+
+
+def test_full_inside_a_loss_scale_of_keras_is_refused(hvd, name, ranks):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = build()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model.compile(hvd.DistributedOptimizer(make("momentum"), policy="full", name=name), "mse")
+    with pytest.raises(ValueError, match="LossScaleOptimizer"):
+        fit(model, batches(ranks[0], 1), callbacks=[hvd.callbacks.FlushCallback()])
+
+
+@pytest.mark.parametrize("kind", ["partial", "synchronous"])
+def test_passes_with_gradients_of_different_variables(hvd, name, ranks, kind):
+    rank, size = ranks
+    a, b = keras.Variable([0.0]), keras.Variable([0.0])
+    if kind == "partial":
+        optimizer = hvd.DistributedOptimizer(keras.optimizers.SGD(1.0), policy="full", name=name,
+                                             backward_passes_per_step=2)
+    else:
+        optimizer = stock.DistributedOptimizer(keras.optimizers.SGD(1.0),
+                                               backward_passes_per_step=2)
+    optimizer.build([a, b])
+    one = tf.constant([1.0])
+    optimizer.apply([one, None], [a, b])
+    optimizer.apply([None, 2 * one], [a, b])
+    assert (a.numpy(), b.numpy()) == (-1, -2)
+    optimizer.apply([one, 2 * one], [a, b])
+    optimizer.apply([2 * one, one], [b, a])  # in another order
+    assert (a.numpy(), b.numpy()) == (-3, -6)
+
+
+def test_no_gradients_at_all(hvd, name, ranks):
+    weight = keras.Variable([0.0])
+    optimizer = hvd.DistributedOptimizer(keras.optimizers.SGD(1.0), policy="full", name=name)
+    with pytest.raises(ValueError, match="No gradients provided"):
+        optimizer.apply([None], [weight])
+
+
 def test_compression(hvd, name, ranks):
     rank, size = ranks
     weight = keras.Variable([0.0] * 3)
@@ -468,7 +524,8 @@ def test_save_and_load(hvd, name, ranks, tmp_path):
         assert_close(replica(other, other.optimizer), replica(model, model.optimizer), 0, 0)
     for some in (model, loaded):
         fit(some, batches(rank, 2))
-    assert loaded.optimizer.round == 2 and loaded.optimizer.iterations == 4
+    # The loaded one counts on from the two updates that were saved.
+    assert loaded.optimizer.round == loaded.optimizer.iterations == 4
     assert_close(replica(loaded, loaded.optimizer), replica(model, model.optimizer), 0, 0)
     assert identical(hvd, *replica(loaded, loaded.optimizer))
 
@@ -486,7 +543,7 @@ def test_save_and_load_with_a_loss_scale(hvd, name, ranks, tmp_path):
     loaded = hvd.load_model(file, policy="full")
     assert_close(replica(loaded, loaded.optimizer), replica(model, model.optimizer), 0, 0)
     loaded.optimizer.flush()
-    assert loaded.optimizer.round == 1
+    assert loaded.optimizer.round == 3  # it counts on
 
 
 def test_saving_what_holds_gradients_warns(hvd, events, name, ranks, needs_two, tmp_path):
