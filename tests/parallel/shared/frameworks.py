@@ -1,6 +1,7 @@
 """What the shared bodies need of a framework: tensors, and a small model that trains."""
 
 import concurrent.futures
+import functools
 import os
 
 import numpy as np
@@ -108,6 +109,15 @@ class TorchTrainer:
         self.optimizer.param_groups[0]["lr"] = value
 
 
+@functools.cache
+def few_threads():
+    """Several ranks share a machine; TensorFlow takes this once, before it is used."""
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(2)
+
+
 class TensorFlow(Framework):
     def __init__(self):
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -116,7 +126,7 @@ class TensorFlow(Framework):
 
         import horovod_partial.tensorflow as hvd
 
-        tf.config.threading.set_intra_op_parallelism_threads(1)
+        few_threads()
         self.keras, self.tf = keras, tf
         self.hvd = hvd
         self._pool = concurrent.futures.ThreadPoolExecutor(1)

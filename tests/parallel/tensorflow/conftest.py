@@ -8,11 +8,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 @pytest.fixture(scope="session")
 def _initialized():
     import tensorflow as tf
+    from frameworks import few_threads
 
     import horovod_partial.tensorflow as hvd
 
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(2)
+    few_threads()
     tf.get_logger().setLevel("ERROR")  # not what a test's many small functions cost
     hvd.init(process_sets="dynamic")
     return hvd
