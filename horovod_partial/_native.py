@@ -30,6 +30,14 @@ class DType(enum.IntEnum):
     FLOAT64 = 3
 
 
+def dtype_code(what, dtype, name):
+    """The DType of a framework's dtype of this name; ValueError that begins with ``what``."""
+    if name.upper() not in DType.__members__:
+        raise ValueError(f"{what} is of {dtype}: partial collectives take float16, bfloat16, "
+                         "float32 and float64")
+    return DType[name.upper()]
+
+
 class Healing(enum.IntEnum):
     """``Healing`` in ``csrc/core/spec.h``."""
 

@@ -94,6 +94,15 @@ class Groups:
         if op not in (self.basics.Average, self.basics.Sum):
             raise ValueError(f"op={op!r} is not supported: use hvd.Average or hvd.Sum")
 
+    def check_scaling(self, op, gradient_predivide_factor):
+        """``check_op``, and ValueError unless the factor fits the op."""
+        self.check_op(op)
+        if gradient_predivide_factor != 1.0 and op != self.basics.Average:
+            raise ValueError("gradient_predivide_factor not supported with op != Average")
+        if gradient_predivide_factor <= 0:
+            raise ValueError(f"gradient_predivide_factor={gradient_predivide_factor!r} must be "
+                             "> 0")
+
     def name_for_optimizer(self, name):
         if name is None:
             return f"optimizer.{next(self._numbers)}"
@@ -423,7 +432,7 @@ def _retire(groups, name, process_set_id):
 
 class PartialOptimizer:
     """What every partial optimizer offers, whatever the framework. ``_partial`` is its
-    TrainingGroup, or another PartialOptimizer that it wraps."""
+    TrainingGroup."""
 
     @property
     def round(self):
@@ -432,17 +441,11 @@ class PartialOptimizer:
 
     def set_round(self, number):
         """Takes over the round number of another rank's replica."""
-        if isinstance(self._partial, PartialOptimizer):
-            self._partial.set_round(number)
-        else:
-            self._partial.round = number
+        self._partial.round = number
 
     def mark_drifted(self):
         """Says that this rank's replica may differ from the others': the next flush heals it."""
-        if isinstance(self._partial, PartialOptimizer):
-            self._partial.mark_drifted()
-        else:
-            self._partial.drifted = True
+        self._partial.drifted = True
 
     def stats(self):
         """What happened so far, on this rank: see :func:`hvd.partial_stats`, plus ``round``."""

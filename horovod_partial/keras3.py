@@ -11,14 +11,13 @@ from horovod._keras import CallableList
 from horovod.tensorflow.mpi_ops import size_op
 from horovod.tensorflow.util import tf_variable
 
-from horovod_partial.groups import PartialOptimizer
-
 
 def wrap(optimizer, mixin):
     """``optimizer`` as an instance of a class of the same name that has ``mixin`` before its own,
     so that a saved model loads without Horovod. It takes over the optimizer's state."""
-    if isinstance(optimizer, (CollectiveApply, PartialOptimizer)):
-        raise ValueError("optimizer is a hvd.DistributedOptimizer already")
+    for candidate in (optimizer, getattr(optimizer, "inner_optimizer", None)):
+        if isinstance(candidate, CollectiveApply):
+            raise ValueError("optimizer is a hvd.DistributedOptimizer already")
     if getattr(optimizer, "_horovod_wrapped", False):
         optimizer = optimizer.__class__.from_config(optimizer.get_config())
     optimizer._horovod_wrapped = True
@@ -27,12 +26,6 @@ def wrap(optimizer, mixin):
     wrapped = cls.__new__(cls)
     wrapped.__dict__.update(optimizer.__dict__)
     return wrapped
-
-
-def refuse_wrapped(optimizer):
-    for candidate in (optimizer, getattr(optimizer, "inner_optimizer", None)):
-        if isinstance(candidate, CollectiveApply):
-            raise ValueError("optimizer is a hvd.DistributedOptimizer already")
 
 
 def dense(gradient, variable, sparse_as_dense):
@@ -192,7 +185,6 @@ class Synchronous(CollectiveApply):
 def create_distributed_optimizer(optimizer, *args):
     """``horovod._keras.create_distributed_optimizer`` for Keras 3. (Under mixed precision, give it
     the ``LossScaleOptimizer``: gradients are to be reduced before they are looked at.)"""
-    refuse_wrapped(optimizer)
     wrapped = wrap(optimizer, Synchronous)
     wrapped._set_up(*args)
     return wrapped

@@ -49,6 +49,8 @@ def before_join(framework):
 def join_by_thread(framework, join):
     """``join()``, which blocks, while this thread handles the rank's partial groups. Returns what
     it returns."""
+    if framework not in _join_services:
+        return join()
     serve = before_join(framework)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         joined = pool.submit(join)

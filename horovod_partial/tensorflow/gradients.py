@@ -9,7 +9,6 @@ import tensorflow as tf
 from tensorflow.python.framework import func_graph
 
 import horovod.tensorflow as horovod
-from horovod.tensorflow.mpi_ops import Average
 from horovod.tensorflow.util import tf_variable
 
 from horovod_partial import config, keras_optimizers
@@ -87,11 +86,9 @@ class Reducer:
 def make_reducer(name, compression, sparse_as_dense, op, gradient_predivide_factor, process_set,
                  policy=None, staleness_bound=None, catch_up=None, seed=None):
     """A new Reducer; checks what the user gave."""
-    partial_groups.check_op(op)
+    partial_groups.check_scaling(op, gradient_predivide_factor)
     if name is not None:
         check_name(name)
-    if gradient_predivide_factor != 1.0 and op != Average:
-        raise ValueError("gradient_predivide_factor not supported with op != Average")
     # Replicas are healed by flushes only, so there is nothing to do every N rounds.
     settings = dataclasses.replace(
         config.resolve(policy, staleness_bound, catch_up, None, seed), resync_every=0)
@@ -133,11 +130,11 @@ def flush_gradients(optimizer, variables, session=None):
 
 
 def _flush(training, optimizer, session):
-    training.set_model(_update(training, optimizer),
-                       lambda: keras_optimizers.optimizer_variables(optimizer), session)
+    update = _update(training, optimizer)
+    training.set_model(update, lambda: keras_optimizers.optimizer_variables(optimizer), session)
     if session is not None and not session.graph.finalized:
         with session.graph.as_default():
-            training.prepare_session(_update(training, optimizer))
+            training.prepare_session(update)
     try:
         training.group.flush()
     finally:

@@ -9,15 +9,6 @@ from tensorflow.python.framework import func_graph, ops
 from tensorflow.python.ops import control_flow_util
 
 from horovod_partial import _native
-from horovod_partial._native import DType
-
-_DTYPES = {
-    tf.float16: DType.FLOAT16,
-    tf.bfloat16: DType.BFLOAT16,
-    tf.float32: DType.FLOAT32,
-    tf.float64: DType.FLOAT64,
-}
-TF_DTYPES = {code: dtype for dtype, code in _DTYPES.items()}
 
 
 def call(function, inputs, dtypes, shapes):
@@ -63,18 +54,18 @@ def addresses(values):
     return [value.ctypes.data for value in values]
 
 
-def empty(specs):
-    """Uninitialised arrays for the tensors of a group."""
-    return [np.empty(spec.shape, TF_DTYPES[spec.dtype].as_numpy_dtype) for spec in specs]
+def read(raw, dtypes, shapes):
+    """The tensors of a RawRound as arrays."""
+    results = [np.empty(shape, dtype.as_numpy_dtype) for dtype, shape in zip(dtypes, shapes)]
+    raw.copy(addresses(results))
+    return results
 
 
 def spec(name, dtype, shape, what):
     """The TensorSpec of a tensor; ValueError that begins with ``what`` for a wrong dtype."""
     dtype = tf.as_dtype(dtype)
-    if dtype not in _DTYPES:
-        raise ValueError(f"{what} is of {dtype.name}: partial collectives take float16, bfloat16, "
-                         "float32 and float64")
-    return _native.TensorSpec(name, _DTYPES[dtype], tuple(int(dim) for dim in shape))
+    return _native.TensorSpec(name, _native.dtype_code(what, dtype.name, dtype.name),
+                              tuple(int(dim) for dim in shape))
 
 
 def refuse_xla():

@@ -85,7 +85,7 @@ def partial_allreduce(tensors, name, policy=None, op=Average, staleness_bound=No
     partial_groups.check_op(op)
     host.refuse_xla()
     settings = config.resolve(policy, staleness_bound, catch_up, None, seed)
-    _forms[process_set.process_set_id, name] = [(t.dtype, t.shape) for t in tensors]
+    form = _forms[process_set.process_set_id, name] = [(t.dtype, t.shape) for t in tensors]
 
     def submit(*values):
         specs = tuple(host.spec(str(i), tensor.dtype, np.shape(value), f"tensors[{i}]")
@@ -98,7 +98,7 @@ def partial_allreduce(tensors, name, policy=None, op=Average, staleness_bound=No
         ticket.close()
         return rounds
 
-    return _rounds(submit, tensors, process_set, [(t.dtype, t.shape) for t in tensors])
+    return _rounds(submit, tensors, process_set, form)
 
 
 def partial_flush(name, process_set=global_process_set):
@@ -137,8 +137,8 @@ excused = partial_groups.excused
 
 
 def _read(raw, specs):
-    results = host.empty(specs)
-    raw.copy(host.addresses(results))
+    results = host.read(raw, [tf.as_dtype(spec.dtype.name.lower()) for spec in specs],
+                        [spec.shape for spec in specs])
     return Round(raw.index, results, raw.active, raw.count)
 
 

@@ -114,7 +114,7 @@ class _PartialLossScaleOptimizer(PartialOptimizer):
 
     @property
     def _partial(self):
-        return self.inner_optimizer
+        return self.inner_optimizer._partial
 
     @property
     def process_set(self):
@@ -139,15 +139,10 @@ def keras_optimizer(optimizer, name, compression, sparse_as_dense, gradient_pred
                     seed=None):
     """The partial form of an optimizer of Keras 3, which it takes over with its state: see
     :func:`horovod_partial.tensorflow.DistributedOptimizer`."""
-    partial_groups.check_op(op)
-    keras3.refuse_wrapped(optimizer)
+    partial_groups.check_scaling(op, gradient_predivide_factor)
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise ValueError(f"optimizer={optimizer!r} is no optimizer of Keras 3 or of "
                          "tf.compat.v1.train")
-    if gradient_predivide_factor != 1.0 and op != partial_groups.basics.Average:
-        raise ValueError("gradient_predivide_factor not supported with op != Average")
-    if gradient_predivide_factor <= 0:
-        raise ValueError(f"gradient_predivide_factor={gradient_predivide_factor!r} must be > 0")
     settings = config.resolve(policy, staleness_bound, catch_up, resync_every, seed)
 
     def partial(plain):

@@ -149,10 +149,7 @@ class Training:
             self._values = None
 
     def _read(self, raw):
-        results = [np.empty(v.shape, dtype.as_numpy_dtype)
-                   for v, dtype in zip(self.variables, self._dtypes)]
-        raw.copy(host.addresses(results))
-        return results
+        return host.read(raw, self._dtypes, [v.shape for v in self.variables])
 
     # ------------------------------------------------------- the replica of its TrainingGroup
 

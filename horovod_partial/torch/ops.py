@@ -6,29 +6,18 @@ from horovod.torch import mpi_ops
 from horovod.torch.mpi_ops import Average, global_process_set
 
 from horovod_partial import _native, config, lifecycle
-from horovod_partial._native import DType
 from horovod_partial.groups import Groups, Round, check_name
 
 lifecycle.mark_partial_job()
 
 partial_groups = Groups("torch", mpi_ops._basics)
 
-_DTYPES = {
-    torch.float16: DType.FLOAT16,
-    torch.bfloat16: DType.BFLOAT16,
-    torch.float32: DType.FLOAT32,
-    torch.float64: DType.FLOAT64,
-}
-_TORCH_DTYPES = {code: dtype for dtype, code in _DTYPES.items()}
 # Handles whose arrays the background thread may still read.
 _outstanding = set()
 
 
-def dtype_code(name, dtype):
-    if dtype not in _DTYPES:
-        raise ValueError(f"{name} is of {dtype}: partial collectives take float16, bfloat16, "
-                         "float32 and float64")
-    return _DTYPES[dtype]
+def dtype_code(what, dtype):
+    return _native.dtype_code(what, dtype, str(dtype).removeprefix("torch."))
 
 
 def on_host(tensor):
@@ -156,7 +145,8 @@ def partial_flush(name, process_set=global_process_set):
         HorovodInternalError: Horovod has shut down, or another rank failed.
     """
     def read(raw, specs):
-        results = [torch.empty(spec.shape, dtype=_TORCH_DTYPES[spec.dtype]) for spec in specs]
+        results = [torch.empty(spec.shape, dtype=getattr(torch, spec.dtype.name.lower()))
+                   for spec in specs]
         raw.copy(addresses(results))
         return Round(raw.index, results, raw.active, raw.count)
 

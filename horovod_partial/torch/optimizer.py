@@ -456,16 +456,12 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     Source: Li et al., "Taming Unbalanced Training Workloads in Deep Learning with Partial
     Collective Operations", PPoPP 2020, sections 4 and 5.
     """
-    partial_groups.check_op(op)
+    partial_groups.check_scaling(op, gradient_predivide_factor)
     if isinstance(optimizer, _PartialOptimizer):
         raise ValueError("optimizer is a hvd.DistributedOptimizer already")
     if isinstance(optimizer, torch.optim.LBFGS):
         raise NotImplementedError("LBFGS evaluates its closure several times per step, which "
                                   "partial rounds cannot follow: use another optimizer")
-    if gradient_predivide_factor != 1.0 and op != Average:
-        raise ValueError("gradient_predivide_factor not supported with op != Average")
-    if gradient_predivide_factor <= 0:
-        raise ValueError(f"gradient_predivide_factor={gradient_predivide_factor!r} must be > 0")
     if num_groups != 0:
         warnings.warn("Parameter `num_groups` has been replaced by `groups` and will be removed "
                       "in v0.23.0.", DeprecationWarning)

@@ -24,6 +24,37 @@ class Events:
     def wait(self, name):
         self._store.wait([f"{self._test}/{name}"])
 
+    def late_phases(self, step, phases):
+        """Phases, each with one slow rank: the others take three steps before it takes one,
+        `step(number)`. For policy solo with a high staleness bound, after a flush."""
+        number = 0
+        for phase in range(phases):
+            slow = phase % self._size
+            if self._rank == slow and self._size > 1:
+                for other in range(self._size):
+                    if other != slow:
+                        self.wait(f"{phase} done by {other}")
+                step(number)
+            else:
+                for _ in range(3):
+                    step(number)
+                    number += 1
+                self.set(f"{phase} done by {self._rank}")
+            number += 1
+
+    def run_ahead(self, hvd, work):
+        """Rank 0 does `work()` while all others are excused; all go on when none is any more."""
+        if self._rank == 0:
+            for other in range(1, self._size):
+                self.wait(f"excused {other}")
+            work()
+            self.set("far ahead")
+        else:
+            with hvd.excused():
+                self.set(f"excused {self._rank}")
+                self.wait("far ahead")
+        self.barrier()
+
     def barrier(self):
         """All ranks meet, without Horovod's knowledge."""
         number = next(self._barriers)

@@ -84,9 +84,7 @@ class TorchTrainer:
         }[kind]
         if "name" in settings:
             settings = {**settings, "named_parameters": self.model.named_parameters()}
-        self.optimizer = make(self.model.parameters())
-        if hvd is not None:
-            self.optimizer = hvd.DistributedOptimizer(self.optimizer, **settings)
+        self.optimizer = hvd.DistributedOptimizer(make(self.model.parameters()), **settings)
 
     def step(self, rank, step):
         x, y = map(self.torch.tensor, batch(rank, step))

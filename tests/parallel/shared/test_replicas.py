@@ -16,24 +16,8 @@ def identical(fw, trainer):
 
 
 def lateness(fw, events, trainer, phases):
-    """Phases, each with one slow rank: the others take three steps before it takes one. For
-    policy solo with a high staleness bound."""
-    rank, size = fw.hvd.rank(), fw.hvd.size()
     trainer.optimizer.flush()  # registers the group
-    step = 0
-    for phase in range(phases):
-        slow = phase % size
-        if rank == slow and size > 1:
-            for other in range(size):
-                if other != slow:
-                    events.wait(f"{phase} done by {other}")
-            trainer.step(rank, step)
-        else:
-            for _ in range(3):
-                trainer.step(rank, step)
-                step += 1
-            events.set(f"{phase} done by {rank}")
-        step += 1
+    events.late_phases(lambda step: trainer.step(fw.hvd.rank(), step), phases)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -86,16 +70,7 @@ def test_a_rank_that_merged_is_healed_by_itself(fw, hvd, events, name, ranks, ne
     trainer = fw.trainer("adam", policy="solo", name=name, staleness_bound=2)
     trainer.step(rank, 0)
     events.barrier()
-    if rank == 0:
-        for other in range(1, size):
-            events.wait(f"excused {other}")
-        for step in range(6):
-            trainer.step(rank, step)
-        events.set("far ahead")
-    else:
-        with hvd.excused():
-            events.set(f"excused {rank}")
-            events.wait("far ahead")
+    events.run_ahead(hvd, lambda: [trainer.step(rank, step) for step in range(6)])
     # Nobody flushes: the next rounds in which all take part do it.
     for step in range(10, 14):
         trainer.step(rank, step)

@@ -55,6 +55,19 @@ def stepper(model, optimizer, compiled=True):
     return lambda rank, number: run(*map(tf.constant, batch(rank, number)))
 
 
+def tape_step(hvd, model, optimizer, compiled, **settings):
+    """``step(rank, number)`` of a loop with a tape that is made anew in each step."""
+    def train(x, y):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(model(x) - y))
+        tape = hvd.DistributedGradientTape(tape, **settings)
+        optimizer.apply_gradients(zip(tape.gradient(loss, model.trainable_variables),
+                                      model.trainable_variables))
+
+    run = tf.function(train) if compiled else train
+    return lambda rank, number: run(*map(tf.constant, batch(rank, number)))
+
+
 def replica(model, optimizer=None):
     """The values of what has to be the same on all ranks."""
     variables = [*model.trainable_variables, *(optimizer.variables if optimizer else ())]
@@ -76,25 +89,9 @@ def assert_close(ours, theirs, rtol=1e-5, atol=1e-6):
 
 
 def lateness(hvd, events, optimizer, step, phases):
-    """Phases, each with one slow rank: the others take three steps before it takes one. For
-    policy solo with a high staleness bound."""
-    rank, size = hvd.rank(), hvd.size()
     optimizer.flush()  # registers the group
-    step(rank, 1000)  # which traces, on all ranks at once
-    number = 0
-    for phase in range(phases):
-        slow = phase % size
-        if rank == slow and size > 1:
-            for other in range(size):
-                if other != slow:
-                    events.wait(f"{phase} done by {other}")
-            step(rank, number)
-        else:
-            for _ in range(3):
-                step(rank, number)
-                number += 1
-            events.set(f"{phase} done by {rank}")
-        number += 1
+    step(hvd.rank(), 1000)  # which traces, on all ranks at once
+    events.late_phases(lambda number: step(hvd.rank(), number), phases)
 
 
 class LateInFit(keras.callbacks.Callback):

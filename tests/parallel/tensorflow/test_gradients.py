@@ -5,24 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import assert_close, batch, build, identical, replica
+from models import assert_close, build, identical, replica, tape_step
 
 import horovod.tensorflow as stock
 
 both = pytest.mark.parametrize("compiled", [True, False], ids=["function", "eager"])
-
-
-def tape_step(hvd, model, optimizer, compiled, **settings):
-    """``step(rank, number)`` of a loop with a tape that is made anew in each step."""
-    def train(x, y):
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(tf.square(model(x) - y))
-        tape = hvd.DistributedGradientTape(tape, **settings)
-        optimizer.apply_gradients(zip(tape.gradient(loss, model.trainable_variables),
-                                      model.trainable_variables))
-
-    run = tf.function(train) if compiled else train
-    return lambda rank, number: run(*map(tf.constant, batch(rank, number)))
 
 
 def late_for_one_phase(events, rank, size, step):

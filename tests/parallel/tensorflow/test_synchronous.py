@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from models import (BATCH, assert_close, batch, batches, build, fit, gradients, identical, joined,
-                    replica, stepper)
+                    replica, stepper, tape_step)
 
 import horovod.keras as keras_hvd
 import horovod.tensorflow as tf_hvd
@@ -391,16 +391,9 @@ def test_gradient_tape(hvd, ranks, compiled, settings):
     model, reference = build(), build()
     optimizer, plain = keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.1)
 
-    def train(x, y):
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(tf.square(model(x) - y))
-        tape = tf_hvd.DistributedGradientTape(tape, **settings)
-        optimizer.apply_gradients(zip(tape.gradient(loss, model.trainable_variables),
-                                      model.trainable_variables))
-
-    step = tf.function(train) if compiled else train
+    step = tape_step(tf_hvd, model, optimizer, compiled, **settings)
     for number in range(2):
-        step(*map(tf.constant, batch(rank, number)))
+        step(rank, number)
         plain.apply_gradients(zip(gradients(reference, *joined(size, number)),
                                   reference.trainable_variables))
     coarse = 1e-3 if "compression" in settings else 1e-6

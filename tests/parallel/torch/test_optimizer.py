@@ -39,27 +39,6 @@ def identical(hvd, optimizer):
     return all(torch.equal(everybody[0], other) for other in everybody)
 
 
-def lateness(hvd, events, optimizer, model, phases):
-    """Phases, each with one slow rank: the others take three steps before it takes one. For
-    policy solo with a high staleness bound."""
-    rank, size = hvd.rank(), hvd.size()
-    optimizer.flush()  # registers the group
-    step = 0
-    for phase in range(phases):
-        slow = phase % size
-        if rank == slow and size > 1:
-            for other in range(size):
-                if other != slow:
-                    events.wait(f"{phase} done by {other}")
-            take_step(optimizer, model, rank, step)
-        else:
-            for _ in range(3):
-                take_step(optimizer, model, rank, step)
-                step += 1
-            events.set(f"{phase} done by {rank}")
-        step += 1
-
-
 @pytest.mark.parametrize("predivide", [1.0, 2.0])
 @pytest.mark.parametrize("op", ["Average", "Sum"])
 def test_full_trains_as_horovod_does(hvd, name, ranks, op, predivide):
@@ -117,7 +96,8 @@ def test_before_round_sees_every_round_with_its_gradients(hvd, events, name, ran
         assert sum(p.grad.norm()**2 for p in model.parameters())**0.5 <= 0.0101
 
     handle = optimizer.register_before_round(clip)
-    lateness(hvd, events, optimizer, model, phases=4)
+    optimizer.flush()  # registers the group
+    events.late_phases(lambda step: take_step(optimizer, model, ranks[0], step), phases=4)
     rounds = optimizer.round
     assert seen == list(range(1, rounds))  # round 0 was an empty flush
     handle.remove()
