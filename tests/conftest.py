@@ -54,3 +54,19 @@ class Launcher:
 @pytest.fixture
 def launch(tmp_path):
     return Launcher(tmp_path)
+
+
+@pytest.fixture
+def start():
+    """Starts a `jobs.Job`, which ends with the test."""
+    from jobs import Job
+
+    jobs = []
+
+    def begin(*args, **kwargs):
+        jobs.append(Job(*args, **kwargs))
+        return jobs[-1]
+
+    yield begin
+    for job in jobs:
+        job.close()
