@@ -37,34 +37,42 @@ class Settings:
         return dataclasses.replace(self, policy=self.policy.limited_to(size))
 
 
-def resolve(policy=None, staleness_bound=None, catch_up=None, resync_every=None, seed=None):
+def resolve(policy=None, staleness_bound=None, catch_up=None, resync_every=None, seed=None, *,
+            environment=os.environ):
     """The settings that a call's arguments give; ``None`` means the environment variable, else
     the default: majority, 8, replay, never, 0.
 
     Raises:
         ValueError: names the argument or variable, its value and what is allowed.
     """
+    def pick(value, variable, default, check):
+        if value is not None:
+            return check(value)
+        text = environment.get(variable, "")
+        if not text:
+            return default if default is None else check(default)
+        try:
+            return check(number_or_text(text))
+        except ValueError as error:
+            raise ValueError(f"environment variable {variable}: {error}") from None
+
     return Settings(
-        policy=_pick(policy, POLICY, "majority", Policy.of),
-        staleness_bound=_pick(staleness_bound, STALENESS_BOUND, 8,
-                              lambda value: whole_number("staleness_bound", value, 1)),
-        catch_up=_pick(catch_up, CATCH_UP, "replay", _catch_up),
-        resync_every=_pick(resync_every, RESYNC_EVERY, None,
-                           lambda value: whole_number("resync_every", value, 1)) or 0,
-        seed=_pick(seed, SEED, 0, lambda value: whole_number("seed", value, 0)),
+        policy=pick(policy, POLICY, "majority", Policy.of),
+        staleness_bound=pick(staleness_bound, STALENESS_BOUND, 8,
+                             lambda value: whole_number("staleness_bound", value, 1)),
+        catch_up=pick(catch_up, CATCH_UP, "replay", _catch_up),
+        resync_every=pick(resync_every, RESYNC_EVERY, None,
+                          lambda value: whole_number("resync_every", value, 1)) or 0,
+        seed=pick(seed, SEED, 0, lambda value: whole_number("seed", value, 0)),
     )
 
 
-def _pick(value, variable, default, check):
-    if value is not None:
-        return check(value)
-    text = os.environ.get(variable, "")
-    if not text:
-        return default if default is None else check(default)
+def number_or_text(text):
+    """What a setting in an environment variable or on a command line stands for."""
     try:
-        return check(int(text) if text.lstrip("-").isdigit() else text)
-    except ValueError as error:
-        raise ValueError(f"environment variable {variable}: {error}") from None
+        return int(text)
+    except ValueError:
+        return text
 
 
 def whole_number(name, value, least):

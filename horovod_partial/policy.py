@@ -58,6 +58,18 @@ class Policy:
         return hash(self._text)
 
 
+def table():
+    """The policies for people, a line each."""
+    return "\n".join([
+        "policies, from the least waiting to the most:",
+        "  solo       the first rank that is ready starts the round",
+        "  majority   a rank drawn anew for each round starts it; half take part on average",
+        "  quorum:K   all of K ranks drawn anew for each round have to be ready",
+        "  first:K    any K ranks have to be ready",
+        "  full       all ranks have to be ready: synchronous training",
+    ])
+
+
 def _with_k(kind, k):
     try:
         number = operator.index(k)

@@ -18,6 +18,28 @@ def decide(policy, size=4, **kwargs):
 ALL = [0, 1, 2, 3]
 
 
+def test_stale_are_the_passive_ranks_that_hold_something():
+    assert decide("solo", ready=[0], holds=[0, 2])["stale"] == [2]
+
+
+# What is said of a wait names who is waited for, and why.
+@pytest.mark.parametrize("policy, says, words", [
+    ("majority", {"ready": [r for r in range(4) if r not in
+                            _core.draw_committee(0, "group", 0, 1, 4)]}, "initiator"),
+    ("quorum:4", {"ready": [0, 1, 2]}, "rank 3 (drawn into this round's committee)"),
+    ("first:3", {"ready": [0], "excused": [1]}, "rank 2, 3 (the policy needs 2 more)"),
+    ("full", {"ready": [0, 1, 2]}, "rank 3 (the policy needs all). Ready: rank 0, 1, 2"),
+    ("solo", {"ready": [1], "veto": [0, 2]}, "rank 0, 2 (at the staleness bound of 8"),
+    ("solo", {"ready": [1], "veto": [0], "merged": [0], "healing": Healing.IN_ROUNDS},
+     "rank 0 (a heal is due"),
+    ("solo", {"ready": [1], "veto": [2], "excused": [0]}, "excused: rank 0"),
+    ("solo", {"flushing": [0, 1], "caller": [0], "apart": [2]}, "a flush that rank 0 called waits "
+     "for rank 3"),
+])
+def test_a_wait_is_explained(policy, says, words):
+    assert words in decide(policy, **says)["text"]
+
+
 def test_nobody_ready():
     assert decide("solo")["kind"] == "wait"
     assert "nobody" in decide("solo")["text"]

@@ -109,7 +109,10 @@ Decision Decide(const GroupSpec& spec, const View& view) {
       decision.participants = view[Say::kFlushing] - view[Say::kApart];
       return decision;
     }
-    return Wait(Reason::kNobodyReady, nobody);
+    return view[Say::kCaller].Empty()
+               ? Wait(Reason::kNobodyReady, nobody)
+               : Wait(Reason::kFlush,
+                      all - view[Say::kFlushing] - view[Say::kApart]);
   }
 
   Reason reason = Reason::kNone;
@@ -124,6 +127,7 @@ Decision Decide(const GroupSpec& spec, const View& view) {
   Decision decision;
   decision.kind = Kind::kRound;
   decision.active = ready;
+  decision.stale = view[Say::kHolds] - ready;
   decision.heal = HealDue(spec, view) && ready == all &&
                   view[Say::kBlocked] == all;
   decision.root = LowestNotDrifted(all, view[Say::kDrifted]);
@@ -132,28 +136,56 @@ Decision Decide(const GroupSpec& spec, const View& view) {
 }
 
 std::string Decision::ToString() const {
-  static const char* kinds[] = {"waits", "round",    "flush",
+  static const char* kinds[] = {"wait",  "round",    "flush",
                                 "check", "transfer", "remove"};
-  static const char* reasons[] = {
-      "",
-      "nobody is ready",
-      "initiator or committee",
-      "too few ranks are ready",
-      "not all ranks are ready",
-      "veto: staleness bound, or a heal is due",
-      "a heal is under way",
-  };
   std::string text = kinds[static_cast<int>(kind)];
-  if (kind == Kind::kWait) {
-    if (!waited_for.Empty()) {
-      text += " for rank " + waited_for.ToString();
-    }
-    text += std::string(" (") + reasons[static_cast<int>(reason)] + ")";
-  } else if (kind == Kind::kRound) {
+  if (kind == Kind::kRound) {
     text += " with rank " + active.ToString() + " active";
     text += heal ? ", then heal from rank " + std::to_string(root) : "";
   }
   return text;
+}
+
+std::string Explain(const GroupSpec& spec, const View& view,
+                    const Decision& decision) {
+  const std::string missing = "rank " + decision.waited_for.ToString();
+  const std::string head = "Partial group '" + spec.name + "': ";
+  const RankSet absent = view[Say::kExcused] - view[Say::kReady];
+  std::string why;
+  switch (decision.reason) {
+  case Reason::kFlush:
+    return head + "a flush that rank " + view[Say::kCaller].ToString() +
+           " called waits for " + missing +
+           " to call flush() or join(), or to end.";
+  case Reason::kHealing:
+    return head + "a heal waits for the replica of " + missing + ".";
+  case Reason::kCommittee:
+    why = spec.policy.k == 1 ? "drawn as this round's initiator"
+                             : "drawn into this round's committee";
+    break;
+  case Reason::kTooFew:
+    why = "the policy needs " +
+          std::to_string(std::min(spec.policy.k, view.size - absent.Count()) -
+                         view[Say::kReady].Count()) +
+          " more";
+    break;
+  case Reason::kNotAll:
+    why = "the policy needs all";
+    break;
+  case Reason::kVeto:
+    why = HealDue(spec, view)
+              ? "a heal is due: it needs all ranks at the end of a step"
+              : "at the staleness bound of " +
+                    std::to_string(spec.staleness_bound) + " pending rounds";
+    break;
+  case Reason::kNone:
+  case Reason::kNobodyReady:
+    return head + "nobody waits.";
+  }
+  return head + "round " + std::to_string(view.round) + " (policy " +
+         spec.policy.ToString() + ") waits for " + missing + " (" + why +
+         "). Ready: rank " + view[Say::kReady].ToString() +
+         (absent.Empty() ? "" : "; excused: rank " + absent.ToString()) + ".";
 }
 
 } // namespace horovod_partial

@@ -61,6 +61,7 @@ struct View {
 enum class Reason : uint8_t {
   kNone,
   kNobodyReady,
+  kFlush,     // some rank has not called it
   kCommittee, // a committee member (majority: the initiator) is computing
   kTooFew,    // first:K
   kNotAll,    // full
@@ -80,6 +81,7 @@ enum class Kind : uint8_t {
 struct Decision {
   Kind kind = Kind::kWait;
   RankSet active; // kRound
+  RankSet stale;  // kRound: passive, with something in the send buffer
   bool empty = false; // no rank contributes anything
   bool heal = false;  // kRound: heal after it; kCheck: some rank has drifted
   int root = 0;       // of the heal
@@ -87,9 +89,14 @@ struct Decision {
   Reason reason = Reason::kNone;
   RankSet waited_for; // kWait
 
-  // "waits for rank 2 (initiator)", for people.
+  // "round with rank 0, 2 active", for people.
   std::string ToString() const;
 };
+
+// Why the group's ranks wait, for people: who is ready, who is waited for, and
+// what to look at there. `decision` is a wait that Decide gave for `view`.
+std::string Explain(const GroupSpec& spec, const View& view,
+                    const Decision& decision);
 
 // Whether replicas are to be healed at the next chance.
 bool HealDue(const GroupSpec& spec, const View& view);

@@ -61,10 +61,39 @@ std::shared_ptr<Group> Member::Find(const std::string& name) const {
   return nullptr;
 }
 
+const View& Member::LastView(const std::string& name) const {
+  return views_.at(name);
+}
+
 const Decision& Member::LastDecision(const std::string& name) const {
-  static const Decision none;
-  auto found = last_.find(name);
-  return found == last_.end() ? none : found->second;
+  return last_.at(name);
+}
+
+std::vector<Member::Waiting> Member::Waits() const {
+  std::vector<Waiting> waits;
+  for (const auto& entry : last_) {
+    if (entry.second.kind == Kind::kWait &&
+        !entry.second.waited_for.Empty()) {
+      waits.push_back({entry.first, views_.at(entry.first).round});
+    }
+  }
+  for (const auto& entry : unannounced_) {
+    waits.push_back({entry.first, -1});
+  }
+  return waits;
+}
+
+std::string Member::Explain(const std::string& name) const {
+  auto unannounced = unannounced_.find(name);
+  if (unannounced != unannounced_.end()) {
+    return "Partial group '" + name + "': its first round waits for rank " +
+           unannounced->second.ToString() + ", which has not submitted to it.";
+  }
+  auto last = last_.find(name);
+  return last == last_.end()
+             ? "Partial group '" + name + "': nobody waits."
+             : horovod_partial::Explain(Find(name)->spec(), views_.at(name),
+                                        last->second);
 }
 
 void Member::Ask(const std::string& name,
@@ -296,6 +325,7 @@ void Member::Register(const std::vector<std::string>& messages) {
     }
     in.End();
   }
+  unannounced_.clear();
   for (auto entry = announced_.begin(); entry != announced_.end();) {
     if (Settle(entry->first, entry->second, whereabouts)) {
       entry = announced_.erase(entry);
@@ -391,20 +421,26 @@ bool Member::Settle(const std::string& name,
 
   const bool full = first >= 0 && announcements[first].spec->policy.kind ==
                                       PolicyKind::kFull;
-  bool all_gone = true;
+  RankSet computing(size_);
+  RankSet here(size_);
   for (int rank = 0; rank < size_; ++rank) {
     if (announcers.Has(rank)) {
       continue;
     }
     if (!whereabouts[rank].Excused(full)) {
-      return false;
+      computing.Add(rank);
     }
-    all_gone = all_gone && whereabouts[rank].gone;
+    if (!whereabouts[rank].gone) {
+      here.Add(rank);
+    }
+  }
+  // Where nobody has a spec, a rank that waits may know the group.
+  const RankSet& missing = first < 0 ? here : computing;
+  if (!missing.Empty()) {
+    unannounced_.insert_or_assign(name, missing);
+    return false;
   }
   if (first < 0) {
-    if (!all_gone) {
-      return false; // a rank that waits may know the group
-    }
     Fail(name, "there is no group '" + name + "': submit to it first",
          announcers);
     return true;
@@ -430,6 +466,7 @@ void Member::Create(const std::string& name, const GroupSpec& spec,
     Decision decision;
     decision.kind = Kind::kRound;
     decision.active = submitters;
+    decision.stale = RankSet(size_);
     decision.participants = RankSet::All(size_);
     actions_.push_back({group, decision});
   }

@@ -82,7 +82,17 @@ public:
   const std::vector<std::shared_ptr<Group>>& groups() const { return groups_; }
   // Groups that went away with something in this rank's send buffer.
   const std::vector<std::string>& left() const { return left_; }
-  // Why the group's next round did not start in the last cycle.
+  // What ranks waited for in the last exchange: a round or a flush of a group,
+  // or (-1) that it is registered.
+  struct Waiting {
+    std::string group;
+    int64_t round;
+  };
+  std::vector<Waiting> Waits() const;
+  // One of them for people: who is waited for, and why.
+  std::string Explain(const std::string& name) const;
+  // The last exchange's view of a registered group and what followed from it.
+  const View& LastView(const std::string& name) const;
   const Decision& LastDecision(const std::string& name) const;
 
 private:
@@ -143,6 +153,7 @@ private:
   std::map<std::string, std::vector<Held>> held_;
   std::set<std::string> sent_; // names that this rank has announced
   std::map<std::string, std::vector<Announcement>> announced_;
+  std::map<std::string, RankSet> unannounced_; // who is waited for there
   std::map<std::string, Failure> failures_;
 
   AppState app_;

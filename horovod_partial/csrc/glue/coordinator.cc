@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstring>
 #include <mutex>
 #include <stdexcept>
@@ -11,6 +12,7 @@
 #include "application.h"
 #include "horovod/common/controller.h"
 #include "horovod/common/logging.h"
+#include "horovod/common/timeline.h"
 #include "horovod_partial/csrc/core/member.h"
 
 namespace horovod_partial {
@@ -88,6 +90,13 @@ std::vector<std::string> GatherMessages(hvd::Controller& controller,
   return messages;
 }
 
+std::string RowOf(const Group& group) { return "partial." + group.spec().name; }
+
+// "[0, 2]"
+std::string JsonOf(const RankSet& ranks) {
+  return "[" + ranks.ToString() + "]";
+}
+
 std::vector<Hash> GatherHashes(hvd::Controller& controller, const Hash& hash) {
   const int size = controller.GetSize();
   std::vector<long long> words(2 * size, 0);
@@ -154,6 +163,25 @@ struct Coordinator::Impl {
   std::atomic<bool> all_ended{false};
   bool self_ended = false;
 
+  // Since when ranks have waited for the same thing, by group.
+  struct Stall {
+    int64_t round;
+    std::chrono::steady_clock::time_point since;
+  };
+  std::map<std::string, Stall> stalls;
+
+  // What the timeline has of a group's next round.
+  struct Negotiation {
+    RankSet ready;
+    RankSet waited_for;
+  };
+  hvd::Timeline* timeline = nullptr;
+  std::map<std::string, Negotiation> negotiations;
+
+  void NoteStalls();
+  void RecordNegotiations();
+  void RecordAction(const Action& action);
+
   void Deliver() {
     std::vector<Completion> completed;
     completed.swap(member->Completed());
@@ -207,7 +235,107 @@ Coordinator::Snapshot(const hvd::Controller& controller, bool joined,
   return impl.bits;
 }
 
-void Coordinator::Resolve() {
+bool Coordinator::CheckForStalls(int warning_seconds, int shutdown_seconds) {
+  auto& impl = *impl_;
+  const auto now = std::chrono::steady_clock::now();
+  bool shut_down = false;
+  for (const auto& entry : impl.stalls) {
+    const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(
+                             now - entry.second.since)
+                             .count();
+    if (seconds >= warning_seconds) {
+      LOG(WARNING) << impl.member->Explain(entry.first) << " Nothing has moved "
+                   << "there for " << seconds << " seconds.";
+    }
+    if (shutdown_seconds >= warning_seconds && shutdown_seconds > 0 &&
+        seconds >= shutdown_seconds) {
+      LOG(ERROR) << "Partial group '" << entry.first
+                 << "' has stalled for longer than " << shutdown_seconds
+                 << " seconds. Will shutdown.";
+      shut_down = true;
+    }
+  }
+  return shut_down;
+}
+
+void Coordinator::Impl::NoteStalls() {
+  std::map<std::string, Stall> now;
+  for (const auto& wait : member->Waits()) {
+    auto known = stalls.find(wait.group);
+    now[wait.group] =
+        known != stalls.end() && known->second.round == wait.round
+            ? known->second
+            : Stall{wait.round, std::chrono::steady_clock::now()};
+  }
+  stalls.swap(now);
+}
+
+// The negotiation of a round appears as that of Horovod's own operations does:
+// from the first rank that is ready, with a mark for each.
+void Coordinator::Impl::RecordNegotiations() {
+  if (!timeline->Initialized()) {
+    return;
+  }
+  for (const auto& group : member->groups()) {
+    const std::string& name = group->spec().name;
+    const RankSet& ready = member->LastView(name)[Say::kReady];
+    if (ready.Empty()) {
+      continue;
+    }
+    auto known = negotiations.emplace(
+        name, Negotiation{RankSet(member->size()), RankSet(member->size())});
+    auto& negotiation = known.first->second;
+    timeline->NegotiateStart(RowOf(*group), hvd::Request::ALLREDUCE);
+    for (int rank : (ready - negotiation.ready).ToVector()) {
+      timeline->NegotiateRankReady(RowOf(*group), rank);
+    }
+    negotiation.ready = ready;
+    const Decision& decision = member->LastDecision(name);
+    if (decision.kind == Kind::kWait) {
+      negotiation.waited_for = decision.waited_for;
+    } else {
+      timeline->NegotiateEnd(RowOf(*group));
+    }
+  }
+}
+
+void Coordinator::Impl::RecordAction(const Action& action) {
+  if (!timeline->Initialized()) {
+    return;
+  }
+  const Decision& decision = action.decision;
+  const Group& group = *action.group;
+  std::string args =
+      "\"round\": " + std::to_string(group.next_round()) + ", ";
+  switch (decision.kind) {
+  case Kind::kRound: {
+    const RankSet passive = RankSet::All(member->size()) - decision.active;
+    auto known = negotiations.find(group.spec().name);
+    args += "\"active\": " + JsonOf(decision.active) +
+            ", \"stale\": " + JsonOf(decision.stale) +
+            ", \"null\": " + JsonOf(passive - decision.stale) +
+            ", \"waited_for\": " +
+            (known == negotiations.end() ? "[]"
+                                         : JsonOf(known->second.waited_for));
+    negotiations.erase(group.spec().name);
+    timeline->Note(RowOf(group), "ROUND", args);
+    return;
+  }
+  case Kind::kFlush:
+    timeline->Note(RowOf(group), "FLUSH",
+                   args + "\"empty\": " +
+                       (decision.empty ? "true" : "false"));
+    return;
+  case Kind::kTransfer:
+    timeline->Note(RowOf(group), "HEAL",
+                   args + "\"root\": " + std::to_string(decision.root));
+    return;
+  default:
+    return;
+  }
+}
+
+void Coordinator::Resolve(hvd::Timeline& timeline) {
   auto& impl = *impl_;
   std::vector<uint64_t> words(impl.bits.size());
   for (size_t i = 0; i < words.size(); ++i) {
@@ -218,6 +346,9 @@ void Coordinator::Resolve() {
   impl.Deliver();
   impl.ended = impl.member->ended().Count();
   impl.all_ended = impl.member->ended().Full();
+  impl.timeline = &timeline;
+  impl.NoteStalls();
+  impl.RecordNegotiations();
 }
 
 void Coordinator::Execute(hvd::Controller& controller, int process_set_id,
@@ -239,6 +370,7 @@ void Coordinator::Execute(hvd::Controller& controller, int process_set_id,
     LOG(TRACE, controller.GetRank())
         << "Partial group " << action.group->spec().name << ": "
         << action.decision.ToString();
+    impl.RecordAction(action);
     impl.Perform(action, controller, process_set_id, perform);
   }
 }
@@ -304,7 +436,7 @@ void Coordinator::Impl::Reduce(const Action& action, const Group::Work& work,
       const int64_t elements =
           std::min(kMostElements, layout.elements(b) - at);
       hvd::TensorTableEntry entry;
-      entry.tensor_name = "partial." + spec.name;
+      entry.tensor_name = RowOf(*action.group);
       entry.tensor =
           std::make_shared<FlatTensor>(from + at * bytes, storage, elements);
       entry.output =
@@ -358,6 +490,8 @@ void Coordinator::Finalize(const std::string& message) {
   impl.in_round = false;
   impl.round_over.notify_all();
   impl.member.reset();
+  impl.stalls.clear();
+  impl.negotiations.clear();
   impl.ended = 0;
   impl.all_ended = false;
   impl.self_ended = false;

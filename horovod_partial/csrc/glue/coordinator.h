@@ -16,6 +16,7 @@ namespace horovod {
 namespace common {
 class Controller;
 class Response;
+class Timeline;
 struct TensorTableEntry;
 } // namespace common
 } // namespace horovod
@@ -50,7 +51,12 @@ public:
   // are in a form that a bit-wise AND over the ranks combines.
   std::vector<long long>& Snapshot(const horovod::common::Controller& controller,
                                    bool joined, bool quiet);
-  void Resolve();
+  // Warns of what ranks have waited for longer than `warning_seconds`, naming
+  // who is waited for and why; true when something has waited longer than
+  // `shutdown_seconds`, if that is not 0. For the set's first rank, after a
+  // Snapshot.
+  bool CheckForStalls(int warning_seconds, int shutdown_seconds);
+  void Resolve(horovod::common::Timeline& timeline);
   void Execute(horovod::common::Controller& controller, int process_set_id,
                const Perform& perform);
   // The process set goes away: requests fail with `message`.

@@ -77,7 +77,10 @@ py::dict DecideForPython(const std::string& policy, int size,
   result["heal"] = decision.heal;
   result["root"] = decision.root;
   result["waited_for"] = decision.waited_for.ToVector();
-  result["text"] = decision.ToString();
+  result["stale"] = decision.stale.ToVector();
+  result["text"] = decision.kind == Kind::kWait
+                       ? Explain(spec, view, decision)
+                       : decision.ToString();
   return result;
 }
 

@@ -785,9 +785,7 @@ std::string World::Positions() const {
     text += "; rank " + std::to_string(r) + " " + ranks_[r]->Where();
   }
   for (const auto& group : ranks_[0]->member.groups()) {
-    const std::string& name = group->spec().name;
-    text += "; " + name + " " +
-            ranks_[0]->member.LastDecision(name).ToString();
+    text += "; " + ranks_[0]->member.Explain(group->spec().name);
   }
   return text;
 }

@@ -1,0 +1,66 @@
+"""What a job says of its rounds: of those that do not start, and in Horovod's timeline."""
+
+import collections
+import json
+
+import pytest
+
+from common import ROOT
+
+SCRIPTS = ROOT / "tests/integration/scripts"
+pytestmark = pytest.mark.timeout(300)
+
+# What rank 1 does while rank 0 waits for it, and what rank 0 says after a second of that.
+STALLS = {
+    "registration": "'registration': its first round waits for rank 1, which has not submitted",
+    "initiator": "'initiator': round 1 (policy majority) waits for rank 1 (drawn as this round's "
+                 "initiator). Ready: rank 0.",
+    "bound": "'bound': round 2 (policy solo) waits for rank 1 (at the staleness bound of 1 pending "
+             "rounds). Ready: rank 0.",
+    "full": "'full': round 1 (policy full) waits for rank 1 (the policy needs all). Ready: rank 0.",
+    "flush": "'flush': a flush that rank 0 called waits for rank 1 to call flush() or join()",
+}
+
+
+def test_a_stalled_round_is_explained_and_ends_after_the_shutdown_time(start, tmp_path):
+    job = start(2, SCRIPTS / "stalled.py", tmp_path / "go",
+                env={"HOROVOD_STALL_CHECK_TIME_SECONDS": "1",
+                     "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "6"})
+    for case, explanation in STALLS.items():
+        job.wait_for(f"{case} next")
+        job.wait_for(explanation)
+        (tmp_path / f"go {case}").touch()
+    job.wait_for("'end' has stalled for longer than 6 seconds", "rank 0 was shut down")
+    (tmp_path / "go end").touch()
+    job.wait_for("rank 1 was shut down")
+
+
+def test_the_timeline_shows_who_was_active(launch, tmp_path):
+    timeline = tmp_path / "timeline.json"
+    result = launch(2, [str(SCRIPTS / "recorded.py"), str(tmp_path / "store")],
+                    env={"HOROVOD_TIMELINE": str(timeline)})
+    assert result.returncode == 0, result.output
+    rows = collections.defaultdict(list)
+    names = {}
+    for event in json.loads(timeline.read_text()):
+        if "name" in event.get("args", {}):
+            names[event["pid"]] = event["args"]["name"]
+        elif "ts" in event:
+            rows[names.get(event["pid"])].append(event)
+    events = rows["partial.recorded"]
+    rounds = [event["args"] for event in events if event.get("name") == "ROUND"]
+    # As recorded.py scripts it.
+    assert rounds == [
+        {"round": 0, "active": [0, 1], "stale": [], "null": [], "waited_for": []},
+        {"round": 1, "active": [0], "stale": [], "null": [1], "waited_for": []},
+        {"round": 2, "active": [0], "stale": [1], "null": [], "waited_for": []},
+        {"round": 3, "active": [0], "stale": [1], "null": [], "waited_for": [1]},
+    ]
+    flushes = [event["args"] for event in events if event.get("name") == "FLUSH"]
+    assert flushes == [{"round": 4, "empty": True}]
+    # Each rank that was ready has its mark in a negotiation, as in Horovod's own operations.
+    ready = collections.Counter(event["name"] for event in events if event["ph"] == "X")
+    assert ready["0"] == 3 and ready["1"] == 0, ready
+    begun = [event["name"] for event in events if event["ph"] == "B"]
+    assert begun.count("NEGOTIATE_ALLREDUCE") == 3 and begun.count("ALLREDUCE") == 4, begun
+    assert len(begun) == sum(event["ph"] == "E" for event in events)
