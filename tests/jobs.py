@@ -28,11 +28,17 @@ class Host:
     inside: Callable = contextlib.nullcontext
 
 
+def spawn(command, env):
+    """A process that runs `command` (after `python`)."""
+    return subprocess.Popen([sys.executable, *command], env=env, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT)
+
+
 class Job:
     """`size` ranks of a command (after `python`), as many on each host; each a process of ours. The
     rendezvous is on the first host."""
 
-    def __init__(self, size, *command, hosts=(Host(),), env=None):
+    def __init__(self, size, *command, hosts=(Host(),), env=None, spawn=spawn):
         self._server = RendezvousServer()
         with hosts[0].inside():
             port = self._server.start()
@@ -48,11 +54,10 @@ class Job:
             host = by_name[slot.hostname]
             run = create_run_env_vars(hosts[0].address, [host.interface], port)
             with host.inside():
-                rank = subprocess.Popen(
-                    [sys.executable, *map(str, command)], text=True, stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    env={**os.environ, **create_slot_env_vars(slot), "PYTHONUNBUFFERED": "1",
-                         **{key: str(value) for key, value in run.items()}, **(env or {})})
+                rank = spawn(
+                    list(map(str, command)),
+                    {**os.environ, **create_slot_env_vars(slot), "PYTHONUNBUFFERED": "1",
+                     **{key: str(value) for key, value in run.items()}, **(env or {})})
             reader = threading.Thread(target=self._read, args=(rank.stdout,), daemon=True)
             reader.start()
             self._readers.append(reader)
@@ -63,10 +68,10 @@ class Job:
             self.output.append(line)
             self.lines.put(line)
 
-    def wait_for(self, *wanted):
-        """Until each of these texts has been printed."""
+    def wait_for(self, *wanted, timeout=120):
+        """Until each of these texts has been printed, at most so many seconds."""
         wanted = set(wanted)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + timeout
         while wanted:
             try:
                 line = self.lines.get(timeout=max(deadline - time.monotonic(), 0))
