@@ -28,7 +28,7 @@ def test_invariants_hold_in_random_schedules(chunk):
 
 @pytest.mark.parametrize("fault, found", [
     ("LOSE_STALE", "conservation"), ("DOUBLE_COUNT", "conservation"),
-    ("MISSING_EXCUSE", "progress"), ("IGNORE_BOUND", "bound")])
+    ("MISSING_EXCUSE", "progress"), ("IGNORE_BOUND", "bound"), ("NO_FOLLOW_UP", "progress")])
 def test_planted_faults_are_found(fault, found):
     violations = [simulation.run_random(seed, 8, getattr(simulation.Fault, fault)).violation
                   for seed in range(200)]

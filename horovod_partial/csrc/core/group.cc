@@ -249,12 +249,16 @@ void Group::Complement(View& view) const {
   view.root = root_;
 }
 
-void Group::Heed(const View& view) {
+bool Group::Heed(const View& view) {
+  const bool ready_before = heal_waits_for_ready_;
+  const bool blocked_before = heal_waits_for_blocked_;
   const bool due = HealDue(spec_, view);
   heal_waits_for_ready_ =
       due && (view[Say::kExcused] - view[Say::kReady]).Empty();
   heal_waits_for_blocked_ =
       due && (view[Say::kExcused] - view[Say::kBlocked]).Empty();
+  return (ready_before && !heal_waits_for_ready_) ||
+         (blocked_before && !heal_waits_for_blocked_);
 }
 
 Group::Work Group::Begin(const Decision& decision) {

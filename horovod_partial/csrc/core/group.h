@@ -135,7 +135,8 @@ public:
   // What only the group knows of the view that the exchange gave.
   void Complement(View& view) const;
   // Notes what the exchange said of heals, for the vetoes of the next one.
-  void Heed(const View& view);
+  // Whether there may be fewer of them then: the same on every rank.
+  bool Heed(const View& view);
 
   // A round or a flush that was decided. Begin gives the buffers: the send
   // buffer (zeros for a null contribution) and where the sum goes; the sum is

@@ -217,19 +217,88 @@ std::vector<uint64_t> Member::Snapshot(const AppState& app) {
     bits.Skip(size_ - rank_ - 1);
   };
   own(app.ended);
+  spoken_ = Speak();
   for (const auto& group : groups_) {
-    for (bool said : group->Speak(StandingFor(*group))) {
+    for (bool said : spoken_.groups.at(group->spec().name)) {
       own(said);
     }
   }
   return bits.Take();
 }
 
+Member::Spoken Member::Speak() const {
+  Spoken spoken;
+  spoken.ended = app_.ended;
+  for (const auto& group : groups_) {
+    spoken.groups.emplace(group->spec().name,
+                          group->Speak(StandingFor(*group)));
+  }
+  return spoken;
+}
+
+void Member::EndCycle() { settled_ = Speak(); }
+
+bool Member::Wants() const {
+  if (spoken_.ended && !settled_.ended) {
+    return true;
+  }
+  for (const auto& entry : held_) {
+    if (Announces(entry.first) && sent_.count(entry.first) == 0) {
+      return true;
+    }
+  }
+  if (!announced_.empty()) {
+    // Somebody may wait until this rank is excused.
+    const Whereabouts now = OwnWhereabouts();
+    const Whereabouts& then = announced_whereabouts_;
+    if ((now.gone && !then.gone) || (now.elsewhere && !then.elsewhere) ||
+        !std::includes(then.waits.begin(), then.waits.end(),
+                       now.waits.begin(), now.waits.end())) {
+      return true;
+    }
+  }
+  for (const auto& entry : spoken_.groups) {
+    auto before = settled_.groups.find(entry.first);
+    auto said = [&](Say what) {
+      return entry.second[static_cast<int>(what)];
+    };
+    auto was = [&](Say what) {
+      return before != settled_.groups.end() &&
+             before->second[static_cast<int>(what)];
+    };
+    if (!said(Say::kVeto) && was(Say::kVeto)) {
+      return true;
+    }
+    for (Say what : {Say::kReady, Say::kExcused, Say::kFlushing, Say::kCaller,
+                     Say::kApart, Say::kRetired, Say::kSynced}) {
+      if (said(what) && !was(what)) {
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
+Member::Whereabouts Member::OwnWhereabouts() const {
+  Whereabouts where;
+  where.gone = app_.joined || app_.ended;
+  where.elsewhere = app_.elsewhere;
+  for (const auto& wait : app_.waits) {
+    const std::string name = NameOf(wait.ticket);
+    if (!name.empty()) {
+      where.waits.insert(name);
+    }
+  }
+  return where;
+}
+
 void Member::Resolve(const std::vector<uint64_t>& words) {
   actions_.clear();
   BitReader bits(words);
   registration_due_ = bits.Get();
-  ended_ = bits.GetSet(size_);
+  const RankSet ended = bits.GetSet(size_);
+  follow_up_ = ended != ended_;
+  ended_ = ended;
   std::vector<std::string> removed;
   for (const auto& group : groups_) {
     View view(size_);
@@ -238,18 +307,23 @@ void Member::Resolve(const std::vector<uint64_t>& words) {
     }
     view.ended = ended_;
     group->Complement(view);
-    group->Heed(view);
+    follow_up_ = group->Heed(view) || follow_up_;
     const std::string& name = group->spec().name;
     Decision decision = Decide(group->spec(), view);
     if (decision.kind == Kind::kRemove) {
       removed.push_back(name);
     } else if (decision.kind != Kind::kWait) {
       actions_.push_back({group, decision});
+      // A round alone changes nothing for whom it leaves behind, but a flush
+      // or a heal may be next.
+      follow_up_ = follow_up_ || decision.kind != Kind::kRound ||
+                   decision.heal || !view[Say::kCaller].Empty();
     }
     views_.insert_or_assign(name, std::move(view));
     last_.insert_or_assign(name, std::move(decision));
   }
   for (const auto& name : removed) {
+    follow_up_ = true;
     Remove(name, "the group has ended on every rank");
   }
   OrderActions();
@@ -265,17 +339,11 @@ void Member::OrderActions() {
 
 std::string Member::Announcements() {
   WireWriter out;
-  std::set<std::string> waits;
-  for (const auto& wait : app_.waits) {
-    const std::string name = NameOf(wait.ticket);
-    if (!name.empty()) {
-      waits.insert(name);
-    }
-  }
-  out.Number(static_cast<uint8_t>(app_.joined || app_.ended));
-  out.Number(static_cast<uint8_t>(app_.elsewhere));
-  out.Number(static_cast<uint32_t>(waits.size()));
-  for (const auto& name : waits) {
+  announced_whereabouts_ = OwnWhereabouts();
+  out.Number(static_cast<uint8_t>(announced_whereabouts_.gone));
+  out.Number(static_cast<uint8_t>(announced_whereabouts_.elsewhere));
+  out.Number(static_cast<uint32_t>(announced_whereabouts_.waits.size()));
+  for (const auto& name : announced_whereabouts_.waits) {
     out.String(name);
   }
   std::vector<std::string> names;
@@ -316,6 +384,7 @@ void Member::Register(const std::vector<std::string>& messages) {
       announcements.resize(size_);
       auto& announcement = announcements[rank];
       announcement.made = true;
+      follow_up_ = true;
       announcement.submits = in.Choice(2) != 0;
       const std::string bytes = in.String();
       if (!bytes.empty()) {
@@ -328,6 +397,7 @@ void Member::Register(const std::vector<std::string>& messages) {
   unannounced_.clear();
   for (auto entry = announced_.begin(); entry != announced_.end();) {
     if (Settle(entry->first, entry->second, whereabouts)) {
+      follow_up_ = true;
       entry = announced_.erase(entry);
     } else {
       ++entry;

@@ -51,7 +51,12 @@ struct Action {
 //                      Group::Finish;
 //        check:        all ranks' Group::CheckHash, and Group::FinishCheck;
 //        transfer:     the root's Group::Offer to all, Group::FinishTransfer.
-//   f) Completed, for the answers to requests.
+//   f) EndCycle.
+//   Completed, at any time, for the answers to requests.
+//
+// Cycles need no clock. After one, the next is due at once if FollowUp() says
+// so, the same on every rank; otherwise when on some rank, after a Snapshot of
+// its own at any time, Wants() does.
 //
 // Snapshots of different ranks need not be taken at the same time.
 class Member {
@@ -68,6 +73,12 @@ public:
   std::vector<uint64_t> Snapshot(const AppState& app);
   void Resolve(const std::vector<uint64_t>& words);
   bool RegistrationDue() const { return registration_due_; }
+  void EndCycle();
+  // Whether the cycle changed something that may let the next one do more.
+  bool FollowUp() const { return follow_up_; }
+  // Whether the last Snapshot says something that may let others go on and
+  // that the last exchange did not know. What only holds others up can wait.
+  bool Wants() const;
   std::string Announcements();
   // `messages[r]` is what rank r announced. Throws std::runtime_error when one
   // cannot be read.
@@ -112,6 +123,11 @@ private:
       return gone || (!full && (elsewhere || !waits.empty()));
     }
   };
+  // What a rank said, as far as Wants() compares it.
+  struct Spoken {
+    bool ended = false;
+    std::map<std::string, std::array<bool, kSays>> groups;
+  };
   // A request for a group that is not registered yet.
   struct Held {
     std::shared_ptr<const GroupSpec> spec;
@@ -126,6 +142,8 @@ private:
   };
 
   std::string NameOf(Ticket ticket) const;
+  Whereabouts OwnWhereabouts() const;
+  Spoken Speak() const;
   bool Announces(const std::string& name) const;
   Standing StandingFor(const Group& group) const;
   // Looks at what has been announced under a name; true when that is settled,
@@ -157,6 +175,10 @@ private:
   std::map<std::string, Failure> failures_;
 
   AppState app_;
+  Spoken spoken_;    // in the last Snapshot
+  Spoken settled_;   // in the last exchange, less what that has settled
+  Whereabouts announced_whereabouts_; // in the last Announcements
+  bool follow_up_ = false;
   RankSet ended_;
   bool registration_due_ = false;
   std::map<std::string, View> views_; // of the last exchange

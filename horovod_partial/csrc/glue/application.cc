@@ -6,6 +6,8 @@
 #include <chrono>
 #include <stdexcept>
 
+#include "alarm.h"
+
 namespace horovod_partial {
 namespace glue {
 
@@ -20,6 +22,7 @@ Application::Elsewhere::Elsewhere(std::function<bool()> done) {
   std::lock_guard<std::mutex> guard(app.mutex_);
   id_ = ++app.last_wait_;
   app.elsewhere_.emplace(id_, std::move(done));
+  Alarm::Get().Ring(Alarm::kPartial);
 }
 
 Application::Elsewhere::~Elsewhere() {
@@ -30,12 +33,15 @@ Application::Elsewhere::~Elsewhere() {
 
 void Application::PolledNo(int handle, std::function<bool()> done) {
   std::lock_guard<std::mutex> guard(mutex_);
-  polled_[handle] = std::move(done);
+  if (polled_.insert_or_assign(handle, std::move(done)).second) {
+    Alarm::Get().Ring(Alarm::kPartial);
+  }
 }
 
 void Application::EnterExcused() {
   std::lock_guard<std::mutex> guard(mutex_);
   ++excused_;
+  Alarm::Get().Ring(Alarm::kPartial);
 }
 
 void Application::LeaveExcused() {
@@ -47,6 +53,7 @@ void Application::SetEnded(bool ended) {
   std::lock_guard<std::mutex> guard(mutex_);
   ended_ = ended;
   if (ended) {
+    Alarm::Get().Ring(Alarm::kPartial);
     left_.clear();
   }
 }
@@ -85,6 +92,9 @@ Application::Record& Application::Known(Ticket ticket) {
 bool Application::Poll(Ticket ticket) {
   std::lock_guard<std::mutex> guard(mutex_);
   Record& record = Known(ticket);
+  if (!record.done && !record.polled) {
+    Alarm::Get().Ring(Alarm::kPartial);
+  }
   record.polled = !record.done;
   return record.done;
 }
@@ -95,6 +105,9 @@ bool Application::Wait(Ticket ticket, double seconds) {
   Record& record = Known(ticket);
   const auto start = Clock::now();
   ++record.blocked;
+  if (!record.done) {
+    Alarm::Get().Ring(Alarm::kPartial);
+  }
   const bool done =
       answered_.wait_for(lock, std::chrono::duration<double>(seconds),
                          [&record] { return record.done; });
@@ -114,6 +127,7 @@ void Application::WaitAny(const std::vector<Ticket>& tickets,
     records.push_back(&Known(ticket));
     ++records.back()->blocked;
   }
+  Alarm::Get().Ring(Alarm::kPartial);
   answered_.wait_for(lock, std::chrono::duration<double>(seconds),
                      [&records] {
                        return std::any_of(

@@ -9,7 +9,9 @@
 #include <mutex>
 #include <stdexcept>
 
+#include "alarm.h"
 #include "application.h"
+#include "gather.h"
 #include "horovod/common/controller.h"
 #include "horovod/common/logging.h"
 #include "horovod/common/timeline.h"
@@ -55,40 +57,6 @@ private:
   DType dtype_;
   int64_t elements_;
 };
-
-// Every rank's message to every rank, by the bit-wise OR that any controller
-// has: a rank's part of the buffer is zero on the others.
-std::vector<std::string> GatherMessages(hvd::Controller& controller,
-                                        const std::string& message) {
-  const int size = controller.GetSize();
-  const int rank = controller.GetRank();
-  std::vector<long long> lengths(size, 0);
-  lengths[rank] = static_cast<long long>(message.size());
-  controller.CrossRankBitwiseOr(lengths, size);
-
-  constexpr size_t word = sizeof(long long);
-  std::vector<size_t> offsets;
-  size_t words = 0;
-  for (long long length : lengths) {
-    if (length < 0 || length > (1ll << 31)) {
-      throw std::runtime_error("an announcement of " + std::to_string(length) +
-                               " bytes cannot be");
-    }
-    offsets.push_back(words);
-    words += (length + word - 1) / word;
-  }
-  std::vector<long long> buffer(words, 0);
-  std::memcpy(buffer.data() + offsets[rank], message.data(), message.size());
-  if (words > 0) {
-    controller.CrossRankBitwiseOr(buffer, static_cast<int>(words));
-  }
-  std::vector<std::string> messages;
-  for (int r = 0; r < size; ++r) {
-    messages.emplace_back(
-        reinterpret_cast<const char*>(buffer.data() + offsets[r]), lengths[r]);
-  }
-  return messages;
-}
 
 std::string RowOf(const Group& group) { return "partial." + group.spec().name; }
 
@@ -335,6 +303,16 @@ void Coordinator::Impl::RecordAction(const Action& action) {
   }
 }
 
+bool Coordinator::Stir(const hvd::Controller& controller, bool joined,
+                       bool quiet) {
+  Snapshot(controller, joined, quiet);
+  return impl_->member->Wants();
+}
+
+bool Coordinator::follow_up() const {
+  return impl_->member && impl_->member->FollowUp();
+}
+
 void Coordinator::Resolve(hvd::Timeline& timeline) {
   auto& impl = *impl_;
   std::vector<uint64_t> words(impl.bits.size());
@@ -373,6 +351,7 @@ void Coordinator::Execute(hvd::Controller& controller, int process_set_id,
     impl.RecordAction(action);
     impl.Perform(action, controller, process_set_id, perform);
   }
+  member.EndCycle();
 }
 
 void Coordinator::Impl::Perform(const Action& action,
@@ -514,6 +493,7 @@ Ticket Coordinator::Ask(const std::string& group,
       this, group, request.type == Request::kSubmit);
   const Ticket ticket = request.ticket;
   impl.inbox.push_back({group, std::move(spec), std::move(request)});
+  Alarm::Get().Ring(Alarm::kPartial);
   return ticket;
 }
 

@@ -36,7 +36,7 @@ namespace glue {
 //   Snapshot   before the exchange that all ranks make;
 //   Resolve    with what the exchange gave;
 //   Execute    after ComputeResponseList, unless Horovod shuts down.
-// Application threads call the rest.
+// Between two cycles it may call Stir. Application threads call the rest.
 class Coordinator {
 public:
   // Runs an operation of Horovod's on tensors of ours; throws on failure.
@@ -51,6 +51,10 @@ public:
   // are in a form that a bit-wise AND over the ranks combines.
   std::vector<long long>& Snapshot(const horovod::common::Controller& controller,
                                    bool joined, bool quiet);
+  // Takes what the application asked since, answers what needs no exchange,
+  // and says whether one is wanted: a Snapshot that is not sent.
+  bool Stir(const horovod::common::Controller& controller, bool joined,
+            bool quiet);
   // Warns of what ranks have waited for longer than `warning_seconds`, naming
   // who is waited for and why; true when something has waited longer than
   // `shutdown_seconds`, if that is not 0. For the set's first rank, after a
@@ -59,6 +63,8 @@ public:
   void Resolve(horovod::common::Timeline& timeline);
   void Execute(horovod::common::Controller& controller, int process_set_id,
                const Perform& perform);
+  // Whether the next cycle is due at once; the same on every rank of the set.
+  bool follow_up() const;
   // The process set goes away: requests fail with `message`.
   void Finalize(const std::string& message);
 

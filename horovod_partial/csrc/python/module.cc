@@ -302,7 +302,8 @@ PYBIND11_MODULE(_core, m) {
       .value("LOSE_STALE", sim::Fault::kLoseStale)
       .value("DOUBLE_COUNT", sim::Fault::kDoubleCount)
       .value("MISSING_EXCUSE", sim::Fault::kMissingExcuse)
-      .value("IGNORE_BOUND", sim::Fault::kIgnoreBound);
+      .value("IGNORE_BOUND", sim::Fault::kIgnoreBound)
+      .value("NO_FOLLOW_UP", sim::Fault::kNoFollowUp);
   simulation.def(
       "run",
       [](const std::vector<sim::GroupSetting>& groups,
@@ -313,6 +314,7 @@ PYBIND11_MODULE(_core, m) {
         setting.seed = seed;
         setting.groups = groups;
         setting.fault = fault;
+        setting.events = seed % 2 == 1;
         for (const auto& program : programs) {
           std::vector<std::string> words;
           std::istringstream in(program);

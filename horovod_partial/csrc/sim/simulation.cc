@@ -91,12 +91,15 @@ public:
   }
 
   void TakeSnapshot();
+  // A look at what the application did; whether the others have to know.
+  bool Stir();
   void Deliver();
   std::string Where() const { return where_; }
 
   // What the background thread knows.
   std::vector<uint64_t> words;
   std::set<std::string> sync_sent; // synchronous operations submitted
+  bool sync_news = false;          // since the last exchange
   bool joined = false;
   size_t next_action = 0;
 
@@ -232,6 +235,7 @@ private:
   void CheckBound(const Action& action);
   void CheckEnd();
   bool AllDrained() const;
+  void Sleep(const std::vector<int>& runnable, int eagerness);
   std::string Positions() const;
 
   const Setting setting_;
@@ -240,6 +244,8 @@ private:
 
   Phase phase_ = kSnapshot;
   std::vector<bool> stepped_;
+  bool wanted_ = false; // the next cycle, where they come by events
+  bool happened_synchronously_ = false;
   bool happened_ = true; // anything in this cycle
   int idle_ = 0;
   int64_t cycle_ = 0;
@@ -501,6 +507,7 @@ void Rank::TakeSnapshot() {
   for (const auto& name : sync_inbox_) {
     sync_sent.insert(name);
   }
+  sync_news = sync_news || !sync_inbox_.empty() || join_inbox_;
   sync_inbox_.clear();
   joined = joined || join_inbox_;
   join_inbox_ = false;
@@ -520,6 +527,11 @@ void Rank::TakeSnapshot() {
     at_snapshot[group->spec().name] = group->pending();
   }
   Deliver();
+}
+
+bool Rank::Stir() {
+  TakeSnapshot();
+  return sync_news || member.Wants();
 }
 
 void Rank::Deliver() {
@@ -542,6 +554,7 @@ void World::Step(int rank) {
     break;
   case kResolve:
     self.member.Resolve(words_);
+    self.sync_news = false;
     self.next_action = 0;
     for (const auto& name : sync_complete_) {
       if (self.sync_sent.erase(name)) {
@@ -626,6 +639,7 @@ void World::CompleteSynchronous() {
     if (entry.second == size() - joined) {
       sync_complete_.insert(entry.first);
       happened_ = true;
+      happened_synchronously_ = true;
     }
   }
   join_complete_ = joined > 0 && gone == size();
@@ -729,6 +743,7 @@ void World::EndPhase() {
     // Responses follow the rounds: a join ends here.
     if (join_complete_) {
       happened_ = true;
+      happened_synchronously_ = true;
       for (auto& rank : ranks_) {
         if (rank->joined) {
           rank->joined = false;
@@ -736,6 +751,16 @@ void World::EndPhase() {
         }
       }
       join_complete_ = false;
+    }
+    wanted_ = happened_synchronously_;
+    happened_synchronously_ = false;
+    for (const auto& rank : ranks_) {
+      rank->member.EndCycle();
+      if (rank->member.FollowUp() != first.member.FollowUp()) {
+        Fail("agreement: ranks differ in whether a cycle follows");
+      }
+      wanted_ = wanted_ || (rank->member.FollowUp() &&
+                            fault() != Fault::kNoFollowUp);
     }
     ++cycle_;
     idle_ = happened_ ? 0 : idle_ + 1;
@@ -817,6 +842,24 @@ void World::CheckEnd() {
   }
 }
 
+// Background threads sleep until one of them wants a cycle.
+void World::Sleep(const std::vector<int>& runnable, int eagerness) {
+  if (!runnable.empty() && random_.Chance(eagerness)) {
+    ranks_[runnable[random_.Below(static_cast<int>(runnable.size()))]]
+        ->RunOnce();
+    return;
+  }
+  wanted_ = ranks_[random_.Below(size())]->Stir();
+  if (!wanted_ && runnable.empty()) {
+    for (auto& rank : ranks_) {
+      wanted_ = wanted_ || rank->Stir() || rank->Runnable();
+    }
+    if (!wanted_) {
+      Fail("progress: all sleep" + Positions());
+    }
+  }
+}
+
 Outcome World::Run() {
   Outcome outcome;
   stepped_.assign(size(), false);
@@ -839,7 +882,9 @@ Outcome World::Run() {
         }
       }
       happened_ = happened_ || !runnable.empty();
-      if (waiting.empty()) {
+      if (setting_.events && phase_ == kSnapshot && !wanted_) {
+        Sleep(runnable, eagerness);
+      } else if (waiting.empty()) {
         EndPhase();
       } else if (!runnable.empty() && random_.Chance(eagerness)) {
         ranks_[runnable[random_.Below(static_cast<int>(runnable.size()))]]
@@ -926,6 +971,7 @@ Setting RandomSetting(uint64_t seed, int max_size) {
   Setting setting;
   setting.seed = seed;
   setting.size = 1 + random.Below(max_size);
+  setting.events = seed % 2 == 1;
   const int size = setting.size;
   setting.programs.resize(size);
 

@@ -52,6 +52,7 @@ enum class Fault {
   kDoubleCount,   // a stale contribution arrives twice
   kMissingExcuse, // waits of the application are not reported
   kIgnoreBound,   // the core is told of no bound
+  kNoFollowUp,    // the host sleeps although a cycle is due at once
 };
 
 struct Setting {
@@ -60,6 +61,8 @@ struct Setting {
   std::vector<GroupSetting> groups;
   std::vector<std::vector<Op>> programs; // one per rank
   Fault fault = Fault::kNone;
+  // Cycles only when they are wanted, instead of one after the other.
+  bool events = false;
 };
 
 struct Outcome {

@@ -1,0 +1,484 @@
+// Copyright 2026 The horovod-partial authors. Licensed under Apache-2.0.
+
+#include "control_plane.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <sstream>
+#include <stdexcept>
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+namespace horovod_partial {
+namespace glue {
+namespace {
+
+using Clock = ControlPlane::Clock;
+
+// Children of a rank in the tree. Flat, because a hop costs a wake-up.
+constexpr int kFanOut = 8;
+constexpr auto kConnectTime = std::chrono::seconds(15);
+constexpr auto kAnswerTime = std::chrono::seconds(3);
+// A host that has gone silently is noticed after this. (A process that stands
+// still is not gone: its kernel answers.)
+constexpr int kSilenceSeconds = 30;
+
+class Socket {
+public:
+  explicit Socket(int fd = -1) : fd_(fd) {}
+  Socket(Socket&& other) : fd_(other.Release()) {}
+  Socket& operator=(Socket&& other) {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
+  ~Socket() {
+    if (fd_ >= 0) {
+      close(fd_);
+    }
+  }
+  int fd() const { return fd_; }
+  bool ok() const { return fd_ >= 0; }
+  int Release() {
+    const int fd = fd_;
+    fd_ = -1;
+    return fd;
+  }
+
+private:
+  int fd_;
+};
+
+int Milliseconds(Clock::time_point deadline) {
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(
+                        deadline - Clock::now())
+                        .count();
+  return static_cast<int>(std::clamp<int64_t>(left, 0, 1 << 30));
+}
+
+bool Ready(int fd, short what, Clock::time_point deadline) {
+  pollfd entry{fd, what, 0};
+  while (true) {
+    const int ready = poll(&entry, 1, Milliseconds(deadline));
+    if (ready >= 0 || errno != EINTR) {
+      return ready > 0;
+    }
+  }
+}
+
+void Configure(int fd) {
+  const int on = 1;
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+  setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+#ifdef TCP_KEEPIDLE
+  const int idle = kSilenceSeconds / 3, interval = kSilenceSeconds / 6,
+            probes = 4;
+  setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
+  setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof(interval));
+  setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes));
+#endif
+#ifdef TCP_USER_TIMEOUT
+  const unsigned timeout = 1000 * kSilenceSeconds;
+  setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, sizeof(timeout));
+#endif
+}
+
+bool SendAll(int fd, const void* data, size_t bytes) {
+  auto* at = static_cast<const char*>(data);
+  while (bytes > 0) {
+    const ssize_t sent = send(fd, at, bytes, MSG_NOSIGNAL);
+    if (sent < 0 && errno == EINTR) {
+      continue;
+    }
+    if (sent <= 0) {
+      return false;
+    }
+    at += sent;
+    bytes -= sent;
+  }
+  return true;
+}
+
+bool ReceiveAll(int fd, void* data, size_t bytes) {
+  auto* at = static_cast<char*>(data);
+  while (bytes > 0) {
+    const ssize_t received = recv(fd, at, bytes, 0);
+    if (received < 0 && errno == EINTR) {
+      continue;
+    }
+    if (received <= 0) {
+      return false;
+    }
+    at += received;
+    bytes -= received;
+  }
+  return true;
+}
+
+// What a connection begins with: proof that both ends mean each other.
+struct Hello {
+  uint64_t token;
+  uint64_t rank;
+};
+
+struct Address {
+  uint64_t token = 0;
+  int port = 0;
+  std::string host;
+  std::vector<std::string> addresses;
+
+  std::string Serialize() const {
+    std::ostringstream out;
+    out << token << ' ' << port << ' ' << host;
+    for (const auto& address : addresses) {
+      out << ' ' << address;
+    }
+    return out.str();
+  }
+  static Address Parse(const std::string& text) {
+    Address parsed;
+    std::istringstream in(text);
+    in >> parsed.token >> parsed.port >> parsed.host;
+    for (std::string address; in >> address;) {
+      parsed.addresses.push_back(address);
+    }
+    return parsed;
+  }
+};
+
+std::string HostName() {
+  char name[256] = "";
+  gethostname(name, sizeof(name) - 1);
+  return name[0] != '\0' ? name : "unknown";
+}
+
+// Addresses under which others may reach this host: of the interfaces that
+// HOROVOD_GLOO_IFACE names, else of all but loopback.
+std::vector<std::string> OwnAddresses() {
+  const char* wanted = std::getenv("HOROVOD_GLOO_IFACE");
+  std::vector<std::string> addresses;
+  ifaddrs* interfaces = nullptr;
+  if (getifaddrs(&interfaces) != 0) {
+    return addresses;
+  }
+  for (auto* i = interfaces; i != nullptr; i = i->ifa_next) {
+    if (i->ifa_addr == nullptr || (i->ifa_flags & IFF_UP) == 0 ||
+        (wanted != nullptr ? std::strcmp(i->ifa_name, wanted) != 0
+                           : (i->ifa_flags & IFF_LOOPBACK) != 0)) {
+      continue;
+    }
+    const int family = i->ifa_addr->sa_family;
+    char text[NI_MAXHOST];
+    if ((family == AF_INET || family == AF_INET6) &&
+        getnameinfo(i->ifa_addr,
+                    family == AF_INET ? sizeof(sockaddr_in)
+                                      : sizeof(sockaddr_in6),
+                    text, sizeof(text), nullptr, 0, NI_NUMERICHOST) == 0) {
+      addresses.push_back(text);
+    }
+  }
+  freeifaddrs(interfaces);
+  return addresses;
+}
+
+Socket Listen(int* port) {
+  for (int family : {AF_INET6, AF_INET}) {
+    Socket listener(socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (!listener.ok()) {
+      continue;
+    }
+    sockaddr_storage any{};
+    any.ss_family = family;
+    socklen_t length =
+        family == AF_INET6 ? sizeof(sockaddr_in6) : sizeof(sockaddr_in);
+    if (family == AF_INET6) {
+      const int off = 0;
+      setsockopt(listener.fd(), IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off));
+    }
+    auto* address = reinterpret_cast<sockaddr*>(&any);
+    if (bind(listener.fd(), address, length) == 0 &&
+        listen(listener.fd(), kFanOut) == 0 &&
+        getsockname(listener.fd(), address, &length) == 0) {
+      *port = ntohs(family == AF_INET6
+                        ? reinterpret_cast<sockaddr_in6*>(&any)->sin6_port
+                        : reinterpret_cast<sockaddr_in*>(&any)->sin_port);
+      return listener;
+    }
+  }
+  return Socket();
+}
+
+Socket ConnectTo(const std::string& address, int port,
+                 Clock::time_point deadline) {
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;
+  addrinfo* found = nullptr;
+  if (getaddrinfo(address.c_str(), std::to_string(port).c_str(), &hints,
+                  &found) != 0) {
+    return Socket();
+  }
+  Socket made(socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  bool ok = made.ok();
+  if (ok) {
+    fcntl(made.fd(), F_SETFL, O_NONBLOCK);
+    ok = connect(made.fd(), found->ai_addr, found->ai_addrlen) == 0;
+    if (!ok && errno == EINPROGRESS && Ready(made.fd(), POLLOUT, deadline)) {
+      int error = 0;
+      socklen_t length = sizeof(error);
+      getsockopt(made.fd(), SOL_SOCKET, SO_ERROR, &error, &length);
+      ok = error == 0;
+    }
+    fcntl(made.fd(), F_SETFL, 0);
+  }
+  freeaddrinfo(found);
+  return ok ? std::move(made) : Socket();
+}
+
+uint64_t RandomToken() {
+  std::random_device device;
+  return (uint64_t{device()} << 32) | device();
+}
+
+} // namespace
+
+struct ControlPlane::Frame {
+  enum Type : uint32_t { kWake, kUp, kDown };
+  uint32_t type;
+  uint32_t words; // that follow
+  uint64_t number; // of the cycle or the exchange
+};
+
+std::unique_ptr<ControlPlane> ControlPlane::Connect(int rank, int size,
+                                                    bool willing,
+                                                    const Gather& gather,
+                                                    std::string* failure) {
+  Address own;
+  Socket listener;
+  if (willing) {
+    listener = Listen(&own.port);
+    own.token = RandomToken();
+    own.host = HostName();
+    own.addresses = OwnAddresses();
+  }
+  const auto addresses = gather(listener.ok() ? own.Serialize() : "");
+  for (int r = 0; r < size; ++r) {
+    if (addresses[r].empty()) {
+      *failure = "rank " + std::to_string(r) + " has it switched off";
+      return nullptr;
+    }
+  }
+  std::unique_ptr<ControlPlane> plane(new ControlPlane(rank, size));
+  std::string problem;
+  plane->ConnectPeers(addresses, listener.fd(), &problem);
+  const auto problems = gather(problem);
+  for (const auto& said : problems) {
+    if (!said.empty()) {
+      *failure = said;
+      return nullptr;
+    }
+  }
+  return plane;
+}
+
+ControlPlane::ControlPlane(int rank, int size) : rank_(rank), size_(size) {}
+
+ControlPlane::~ControlPlane() {
+  for (const auto& peer : peers_) {
+    close(peer.fd);
+  }
+}
+
+bool ControlPlane::ConnectPeers(const std::vector<std::string>& addresses,
+                                int listener, std::string* failure) {
+  const auto deadline = Clock::now() + kConnectTime;
+  const Address own = Address::Parse(addresses[rank_]);
+  if (rank_ > 0) {
+    const int parent = (rank_ - 1) / kFanOut;
+    const Address theirs = Address::Parse(addresses[parent]);
+    auto candidates = theirs.addresses;
+    if (theirs.host == own.host) {
+      candidates.insert(candidates.begin(), "127.0.0.1");
+    }
+    const Hello hello{theirs.token, static_cast<uint64_t>(rank_)};
+    for (const auto& address : candidates) {
+      Socket made = ConnectTo(address, theirs.port,
+                              std::min(deadline, Clock::now() + kAnswerTime));
+      char yes = 0;
+      // The parent answers when it has a parent itself.
+      if (made.ok() && SendAll(made.fd(), &hello, sizeof(hello)) &&
+          Ready(made.fd(), POLLIN, deadline) &&
+          ReceiveAll(made.fd(), &yes, 1)) {
+        Configure(made.fd());
+        peers_.push_back({parent, made.Release()});
+        break;
+      }
+    }
+    if (peers_.empty()) {
+      *failure = "rank " + std::to_string(rank_) + " cannot connect to rank " +
+                 std::to_string(parent) + " on " + theirs.host;
+      return false;
+    }
+  }
+  int missing = 0;
+  for (int child = rank_ * kFanOut + 1;
+       child <= rank_ * kFanOut + kFanOut && child < size_; ++child) {
+    ++missing;
+  }
+  while (missing > 0) {
+    if (!Ready(listener, POLLIN, deadline)) {
+      *failure = "rank " + std::to_string(rank_) + " waits for " +
+                 std::to_string(missing) + " connections";
+      return false;
+    }
+    Socket made(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
+    Hello hello{};
+    const char yes = 1;
+    if (made.ok() &&
+        Ready(made.fd(), POLLIN,
+              std::min(deadline, Clock::now() + kAnswerTime)) &&
+        ReceiveAll(made.fd(), &hello, sizeof(hello)) &&
+        hello.token == own.token && SendAll(made.fd(), &yes, 1)) {
+      Configure(made.fd());
+      peers_.push_back({static_cast<int>(hello.rank), made.Release()});
+      --missing;
+    }
+  }
+  return true;
+}
+
+void ControlPlane::Lost(const Peer& peer, const std::string& why) const {
+  throw std::runtime_error("The connection to rank " +
+                           std::to_string(peer.rank) + " is lost: " + why);
+}
+
+void ControlPlane::Send(const Peer& peer, const Frame& frame,
+                        const void* body) {
+  if (!SendAll(peer.fd, &frame, sizeof(frame)) ||
+      !SendAll(peer.fd, body, frame.words * sizeof(long long))) {
+    Lost(peer, std::strerror(errno));
+  }
+}
+
+void ControlPlane::Forward(const Peer* from) {
+  wanted_ = true;
+  for (const auto& peer : peers_) {
+    if (&peer != from) {
+      Send(peer, {Frame::kWake, 0, cycle_}, nullptr);
+    }
+  }
+}
+
+void ControlPlane::Wake() {
+  if (!wanted_) {
+    Forward(nullptr);
+  }
+}
+
+void ControlPlane::BeginCycle() {
+  ++cycle_;
+  wanted_ = false;
+}
+
+bool ControlPlane::Wait(int fd, Clock::time_point deadline) {
+  std::vector<pollfd> entries{{fd, POLLIN, 0}};
+  for (const auto& peer : peers_) {
+    entries.push_back({peer.fd, POLLIN, 0});
+  }
+  while (!wanted_) {
+    const int ready =
+        poll(entries.data(), entries.size(), Milliseconds(deadline));
+    if (ready < 0 && errno != EINTR) {
+      throw std::runtime_error(std::string("poll: ") + std::strerror(errno));
+    }
+    if (ready == 0) {
+      return false;
+    }
+    for (size_t i = 0; ready > 0 && i < peers_.size() && !wanted_; ++i) {
+      if (entries[i + 1].revents == 0) {
+        continue;
+      }
+      const Peer& peer = peers_[i];
+      Frame frame{};
+      ssize_t seen;
+      do {
+        seen = recv(peer.fd, &frame, sizeof(frame), MSG_PEEK);
+      } while (seen < 0 && errno == EINTR);
+      if (seen <= 0) {
+        Lost(peer, seen == 0 ? "it was closed" : std::strerror(errno));
+      }
+      if (seen < static_cast<ssize_t>(sizeof(frame))) {
+        continue; // the rest is on its way
+      }
+      if (frame.type == Frame::kWake) {
+        ReceiveAll(peer.fd, &frame, sizeof(frame));
+        if (frame.number >= cycle_) {
+          Forward(&peer);
+        }
+      } else {
+        // It is in the next cycle already; Combine reads what it says.
+        Forward(&peer);
+      }
+    }
+    if (!wanted_ && ready > 0 && entries[0].revents != 0) {
+      return false;
+    }
+  }
+  return true;
+}
+
+void ControlPlane::ReceiveWords(const Peer& peer, uint32_t type,
+                                long long* words, size_t count) {
+  Frame frame{};
+  do {
+    if (!ReceiveAll(peer.fd, &frame, sizeof(frame))) {
+      Lost(peer, errno != 0 ? std::strerror(errno) : "it was closed");
+    }
+  } while (frame.type == Frame::kWake && frame.words == 0);
+  if (frame.type != type || frame.words != count ||
+      frame.number != exchange_) {
+    Lost(peer, "it is out of step (message " + std::to_string(frame.type) +
+                   " of " + std::to_string(frame.words) + " words in exchange " +
+                   std::to_string(frame.number) + ", expected " +
+                   std::to_string(count) + " words in " +
+                   std::to_string(exchange_) + ")");
+  }
+  if (!ReceiveAll(peer.fd, words, count * sizeof(long long))) {
+    Lost(peer, errno != 0 ? std::strerror(errno) : "it was closed");
+  }
+}
+
+void ControlPlane::Combine(long long* words, size_t count, Op op) {
+  received_.resize(count);
+  const size_t children = rank_ > 0 ? 1 : 0; // where they begin
+  for (size_t p = children; p < peers_.size(); ++p) {
+    ReceiveWords(peers_[p], Frame::kUp, received_.data(), count);
+    for (size_t i = 0; i < count; ++i) {
+      words[i] = op == Op::kAnd ? words[i] & received_[i]
+                                : words[i] | received_[i];
+    }
+  }
+  const auto words_of = static_cast<uint32_t>(count);
+  if (rank_ > 0) {
+    Send(peers_[0], {Frame::kUp, words_of, exchange_}, words);
+    ReceiveWords(peers_[0], Frame::kDown, words, count);
+  }
+  for (size_t p = children; p < peers_.size(); ++p) {
+    Send(peers_[p], {Frame::kDown, words_of, exchange_}, words);
+  }
+  ++exchange_;
+}
+
+} // namespace glue
+} // namespace horovod_partial

@@ -1,0 +1,58 @@
+// Copyright 2026 The horovod-partial authors. Licensed under Apache-2.0.
+
+#ifndef HOROVOD_PARTIAL_GLUE_PACER_H
+#define HOROVOD_PARTIAL_GLUE_PACER_H
+
+#include <chrono>
+#include <functional>
+#include <memory>
+
+#include "control_plane.h"
+
+// No header of Horovod's: its headers include this one.
+
+namespace horovod {
+namespace common {
+class Controller;
+} // namespace common
+} // namespace horovod
+
+namespace horovod_partial {
+namespace glue {
+
+// When Horovod's background thread makes its next cycle. Horovod makes one
+// each HOROVOD_CYCLE_TIME, on every rank, for nothing where nothing happens.
+// With HOROVOD_EVENT_DRIVEN=1 on all ranks, one that has something to say wakes
+// the others, and all sleep otherwise.
+class Pacer {
+public:
+  using Clock = ControlPlane::Clock;
+
+  // Collective, over all ranks of the job.
+  void Start(horovod::common::Controller& controller);
+  void Stop();
+
+  // Sleeps until the next cycle is due. `cycle_time`: the least time from one
+  // cycle to the next in which operations gather. `stir` says whether partial
+  // collectives want a cycle; `clocked`: by the clock, for now.
+  void WaitForCycle(Clock::duration cycle_time, bool clocked,
+                    const std::function<bool()>& stir);
+  // The cycle left something for the next one to do: on all ranks alike, or
+  // for all that this rank knows.
+  void FollowUp(bool all_know);
+
+  // nullptr where Horovod's own connections carry the exchanges.
+  ControlPlane* plane() const { return plane_.get(); }
+
+private:
+  std::unique_ptr<ControlPlane> plane_;
+  Clock::time_point last_cycle_{};
+  bool operation_ = false; // of Horovod's own, waits to be negotiated
+  bool follow_up_ = false;
+  bool others_know_ = true;
+};
+
+} // namespace glue
+} // namespace horovod_partial
+
+#endif // HOROVOD_PARTIAL_GLUE_PACER_H
