@@ -54,11 +54,12 @@ std::shared_ptr<const GroupSpec> SpecOf(int64_t id) {
 }
 
 glue::Coordinator& CoordinatorOf(int process_set_id) {
+  // First: a shutdown in between takes the process set away.
+  auto* process_set = horovod::common::PartialHostProcessSet(process_set_id);
   if (!horovod::common::PartialHostAlive()) {
     throw std::runtime_error("Horovod has not been initialized or has shut "
                              "down; use hvd.init().");
   }
-  auto* process_set = horovod::common::PartialHostProcessSet(process_set_id);
   if (process_set == nullptr) {
     throw std::invalid_argument(
         "process_set: this rank is not in process set " +
