@@ -48,7 +48,7 @@ POLICIES = ["solo", "majority", "quorum:2", "first:1", "first:2", "first:3"]
 
 def run(programs, policies, seeds=60, **group):
     names = sorted({word.split(":")[1] for program in programs for word in program.split()
-                    if word.split(":")[0] in ("step", "submit", "flush")})
+                    if word.split(":")[0] in ("step", "submit", "flush", "mistake")})
     for policy in policies:
         for seed in range(seeds):
             groups = [simulation.Group(name, policy=policy, **group) for name in names]
@@ -95,6 +95,13 @@ def test_a_subset_that_synchronises_each_step_and_a_fast_outsider():
 def test_full_in_lockstep():
     run(["step:A step:B sync:S flush:A"] * 4, ["full"])
     run(["step:A step:A step:A join", "step:A join"], ["full"])
+
+
+def test_settings_that_differ_are_told_to_every_rank_however_late_it_comes():
+    """A rank hears of the second failure when the others are at their third attempt already. Under
+    full, nothing else would end its wait."""
+    run([f"compute:{2 * rank} mistake:A mistake:B compute:{2 * rank} mistake:A mistake:B step:A step:B"
+         for rank in range(5)], POLICIES + ["full"])
 
 
 def test_heals_come_although_one_rank_is_often_excused():

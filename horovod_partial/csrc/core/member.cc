@@ -101,9 +101,12 @@ void Member::Ask(const std::string& name,
   auto group = Find(name);
   const bool agrees = group && (!spec || Mismatch(group->spec(), 0, *spec,
                                                   rank_).empty());
-  // A new group of an old one's name waits until the old one is gone.
-  if (group && agrees && (!group->retired() ||
-                          request.type == Request::kRetire)) {
+  // A new group of an old one's name waits until the old one is gone; and who
+  // has yet to hear of a failure asks for what failed, not for this group.
+  const bool asks = request.type == Request::kSubmit ||
+                    request.type == Request::kFlush;
+  if (group && agrees && !(asks && Untold(name, rank_)) &&
+      (!group->retired() || request.type == Request::kRetire)) {
     group->Take(request, completed_);
     return;
   }
@@ -208,9 +211,11 @@ Standing Member::StandingFor(const Group& group) const {
 std::vector<uint64_t> Member::Snapshot(const AppState& app) {
   app_ = app;
   BitWriter bits(1 + size_ + groups_.size() * kSays * size_);
-  bits.Put(std::any_of(held_.begin(), held_.end(), [this](const auto& entry) {
-    return Announces(entry.first);
-  }));
+  // Who joins or ends will not ask for what has failed.
+  bits.Put(((app.joined || app.ended) && UntoldOfAny(rank_)) ||
+           std::any_of(held_.begin(), held_.end(), [this](const auto& entry) {
+             return Announces(entry.first);
+           }));
   auto own = [&](bool value) {
     bits.Skip(rank_);
     bits.Put(value);
@@ -394,8 +399,25 @@ void Member::Register(const std::vector<std::string>& messages) {
     }
     in.End();
   }
+  for (auto entry = failures_.begin(); entry != failures_.end();) {
+    auto& failures = entry->second;
+    for (auto& failure : failures) {
+      for (int rank = 0; rank < size_; ++rank) {
+        if (whereabouts[rank].gone) {
+          failure.untold.Remove(rank);
+        }
+      }
+    }
+    failures.erase(std::remove_if(failures.begin(), failures.end(),
+                                  [](const Failure& failure) {
+                                    return failure.untold.Empty();
+                                  }),
+                   failures.end());
+    entry = failures.empty() ? failures_.erase(entry) : std::next(entry);
+  }
   unannounced_.clear();
   for (auto entry = announced_.begin(); entry != announced_.end();) {
+    TellFailures(entry->first, entry->second);
     if (Settle(entry->first, entry->second, whereabouts)) {
       follow_up_ = true;
       entry = announced_.erase(entry);
@@ -406,39 +428,48 @@ void Member::Register(const std::vector<std::string>& messages) {
   OrderActions();
 }
 
-bool Member::SettleFailure(const std::string& name,
-                           std::vector<Announcement>& announcements,
-                           const std::vector<Whereabouts>& whereabouts) {
-  auto failure = failures_.find(name);
-  if (failure == failures_.end()) {
-    return true;
+bool Member::Untold(const std::string& name, int rank) const {
+  auto found = failures_.find(name);
+  return found != failures_.end() &&
+         std::any_of(found->second.begin(), found->second.end(),
+                     [rank](const Failure& failure) {
+                       return failure.untold.Has(rank);
+                     });
+}
+
+bool Member::UntoldOfAny(int rank) const {
+  return std::any_of(failures_.begin(), failures_.end(),
+                     [this, rank](const auto& entry) {
+                       return Untold(entry.first, rank);
+                     });
+}
+
+void Member::TellFailures(const std::string& name,
+                          std::vector<Announcement>& announcements) {
+  auto found = failures_.find(name);
+  if (found == failures_.end()) {
+    return;
   }
-  RankSet& told = failure->second.told;
-  bool settled = true;
   for (int rank = 0; rank < size_; ++rank) {
-    auto& announcement = announcements[rank];
-    if (!told.Has(rank) && announcement.made) {
-      told.Add(rank);
-      announcement = Announcement();
-      if (rank == rank_) {
-        RefuseHeld(name, failure->second.message);
+    if (!announcements[rank].made) {
+      continue;
+    }
+    for (auto& failure : found->second) {
+      if (failure.untold.Has(rank)) {
+        failure.untold.Remove(rank);
+        announcements[rank] = Announcement();
+        if (rank == rank_) {
+          RefuseHeld(name, failure.message);
+        }
+        break;
       }
     }
-    settled = settled &&
-              (told.Has(rank) || whereabouts[rank].Excused(/*full=*/false));
   }
-  if (settled) {
-    failures_.erase(failure);
-  }
-  return settled;
 }
 
 bool Member::Settle(const std::string& name,
                     std::vector<Announcement>& announcements,
                     const std::vector<Whereabouts>& whereabouts) {
-  if (!SettleFailure(name, announcements, whereabouts)) {
-    return false;
-  }
   RankSet announcers(size_);
   RankSet submitters(size_);
   int first = -1; // the lowest rank with a spec
@@ -576,16 +607,12 @@ void Member::Remove(const std::string& name, const std::string& message) {
 }
 
 void Member::Fail(const std::string& name, const std::string& message,
-                  RankSet told) {
+                  const RankSet& told) {
   Remove(name, message);
   if (told.Has(rank_)) {
     RefuseHeld(name, message);
   }
-  if (told.Full()) {
-    failures_.erase(name);
-  } else {
-    failures_.insert_or_assign(name, Failure{message, std::move(told)});
-  }
+  failures_[name].push_back({message, RankSet::All(size_) - told});
 }
 
 } // namespace horovod_partial

@@ -3,6 +3,7 @@
 #ifndef HOROVOD_PARTIAL_CORE_MEMBER_H
 #define HOROVOD_PARTIAL_CORE_MEMBER_H
 
+#include <deque>
 #include <map>
 #include <memory>
 #include <set>
@@ -133,12 +134,12 @@ private:
     std::shared_ptr<const GroupSpec> spec;
     Request request;
   };
-  // A group whose announcements disagreed. Ranks that have not heard of it are
-  // told at their next request; who asks anew waits until all others have been
-  // told or are excused.
+  // Announcements of a name that disagreed. Every rank hears of it at its
+  // next request of that name, however much later than the others, unless it
+  // joins or ends before.
   struct Failure {
     std::string message;
-    RankSet told;
+    RankSet untold;
   };
 
   std::string NameOf(Ticket ticket) const;
@@ -151,14 +152,16 @@ private:
   bool Settle(const std::string& name,
               std::vector<Announcement>& announcements,
               const std::vector<Whereabouts>& whereabouts);
-  // Tells of an earlier failure; true when everybody has been told.
-  bool SettleFailure(const std::string& name,
-                     std::vector<Announcement>& announcements,
-                     const std::vector<Whereabouts>& whereabouts);
+  // Answers announcements with the earliest failure that their rank has not
+  // heard of.
+  void TellFailures(const std::string& name,
+                    std::vector<Announcement>& announcements);
+  bool Untold(const std::string& name, int rank) const;
+  bool UntoldOfAny(int rank) const;
   void Create(const std::string& name, const GroupSpec& spec,
               const RankSet& submitters);
   void Fail(const std::string& name, const std::string& message,
-            RankSet told);
+            const RankSet& told);
   void Remove(const std::string& name, const std::string& message);
   void RefuseHeld(const std::string& name, const std::string& message);
   void RefuseListeners(const std::string& name);
@@ -172,7 +175,7 @@ private:
   std::set<std::string> sent_; // names that this rank has announced
   std::map<std::string, std::vector<Announcement>> announced_;
   std::map<std::string, RankSet> unannounced_; // who is waited for there
-  std::map<std::string, Failure> failures_;
+  std::map<std::string, std::deque<Failure>> failures_; // oldest first
 
   AppState app_;
   Spoken spoken_;    // in the last Snapshot

@@ -125,11 +125,13 @@ private:
     return {*this};
   }
 
-  Ticket Ask(const std::string& name, Request request);
+  Ticket Ask(const std::string& name, Request request,
+             std::shared_ptr<const GroupSpec> spec = nullptr);
   bool Done(Ticket ticket) const { return answers_.count(ticket) != 0; }
   Task Await(Ticket ticket, bool blocked, std::string where);
   Task Main();
   Task Flush(std::string name);
+  Task Mistake(std::string name);
   Task Join();
   Task Collect(std::string name, bool blocked);
   Task Compare(std::string name, int64_t round);
@@ -154,6 +156,7 @@ private:
   struct Asked {
     std::string name;
     Request request;
+    std::shared_ptr<const GroupSpec> spec; // nullptr: the group's
   };
   std::vector<Asked> inbox_;
   std::vector<std::string> sync_inbox_;
@@ -262,9 +265,10 @@ private:
 
 // ---------------------------------------------------------------- application
 
-Ticket Rank::Ask(const std::string& name, Request request) {
+Ticket Rank::Ask(const std::string& name, Request request,
+                 std::shared_ptr<const GroupSpec> spec) {
   request.ticket = ++last_ticket_;
-  inbox_.push_back({name, request});
+  inbox_.push_back({name, request, std::move(spec)});
   return last_ticket_;
 }
 
@@ -441,6 +445,28 @@ Task Rank::Join() {
   }
 }
 
+// Rank 0 alone asks for what the group will be.
+Task Rank::Mistake(std::string name) {
+  GroupSpec spec = *world_.logs.at(name).spec;
+  spec.staleness_bound += rank_;
+  gradient_[name] = Values{};
+  Request request;
+  request.type = rank_ % 2 == 0 ? Request::kSubmit : Request::kFlush;
+  if (request.type == Request::kSubmit) {
+    request.tensors = {gradient_[name].data()};
+  }
+  const Ticket ticket =
+      Ask(name, request, std::make_shared<const GroupSpec>(std::move(spec)));
+  waits_ = {{ticket, true}};
+  co_await Until([this, ticket] { return Done(ticket); },
+                 "waits with a mistake in " + name);
+  waits_.clear();
+  if (answers_.at(ticket).status != Completion::kInvalid) {
+    world_.Fail("mistake: rank " + std::to_string(rank_) +
+                " did not hear that the settings of " + name + " differ");
+  }
+}
+
 Task Rank::Main() {
   for (const Op& op : program_) {
     switch (op.type) {
@@ -483,6 +509,9 @@ Task Rank::Main() {
     case Op::kJoin:
       co_await Join();
       break;
+    case Op::kMistake:
+      co_await Mistake(op.what);
+      break;
     case Op::kRetire: {
       Request request;
       request.type = Request::kRetire;
@@ -500,7 +529,8 @@ Task Rank::Main() {
 
 void Rank::TakeSnapshot() {
   for (auto& asked : inbox_) {
-    member.Ask(asked.name, world_.logs.at(asked.name).spec,
+    member.Ask(asked.name,
+               asked.spec ? asked.spec : world_.logs.at(asked.name).spec,
                std::move(asked.request));
   }
   inbox_.clear();
@@ -934,7 +964,7 @@ std::vector<Op> ParseProgram(const std::vector<std::string>& words) {
       {"wait", Op::kWait},       {"poll", Op::kPoll},
       {"sync", Op::kSync},       {"barrier", Op::kBarrier},
       {"flush", Op::kFlush},     {"join", Op::kJoin},
-      {"retire", Op::kRetire}};
+      {"retire", Op::kRetire},   {"mistake", Op::kMistake}};
   std::vector<Op> program;
   for (const auto& word : words) {
     const auto colon = word.find(':');
@@ -1012,6 +1042,18 @@ Setting RandomSetting(uint64_t seed, int max_size) {
     }
   };
 
+  // Settings that differ at first, with nothing between the attempts that would
+  // keep the ranks together.
+  Random wrong(seed * 2 + 3);
+  for (int left = size > 1 && wrong.Chance(30) ? 1 + wrong.Below(4) : 0;
+       left > 0; --left) {
+    const std::string name = setting.groups[wrong.Below(groups)].name;
+    for (auto& program : setting.programs) {
+      program.push_back({Op::kCompute, "", wrong.Below(6)});
+      program.push_back({Op::kMistake, name});
+    }
+  }
+
   const int segments = 1 + random.Below(4);
   std::vector<bool> joined(size, false);
   auto nobody_joined = [&joined] {
@@ -1067,7 +1109,8 @@ Setting RandomSetting(uint64_t seed, int max_size) {
 
 std::string Describe(const Setting& setting) {
   static const char* names[] = {"compute", "submit", "wait",  "poll", "sync",
-                                "barrier", "flush",  "join", "retire"};
+                                "barrier", "flush",  "join", "retire",
+                                "mistake"};
   std::ostringstream out;
   out << "seed " << setting.seed << ", " << setting.size << " ranks\n";
   for (const auto& group : setting.groups) {

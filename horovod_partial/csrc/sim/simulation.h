@@ -25,6 +25,7 @@ struct Op {
     kFlush,
     kJoin,
     kRetire, // the optimizer goes away, and is not made anew
+    kMistake, // asks for the group with other settings than all other ranks
   };
   Type type;
   std::string what;
@@ -32,7 +33,7 @@ struct Op {
 };
 
 // "submit:A", "wait:A", "poll:A", "sync:S", "barrier:B", "flush:A", "join",
-// "retire:A", "compute:3", and "step:A" for submit and wait. Throws
+// "retire:A", "mistake:A", "compute:3", and "step:A" for submit and wait. Throws
 // std::invalid_argument.
 std::vector<Op> ParseProgram(const std::vector<std::string>& words);
 
