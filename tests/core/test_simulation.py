@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from horovod_partial import _core
 from horovod_partial._core import simulation
 
 SCHEDULES = int(os.environ.get("HOROVOD_PARTIAL_SCHEDULES", "10000"))
@@ -95,6 +96,15 @@ def test_a_subset_that_synchronises_each_step_and_a_fast_outsider():
 def test_full_in_lockstep():
     run(["step:A step:B sync:S flush:A"] * 4, ["full"])
     run(["step:A step:A step:A join", "step:A join"], ["full"])
+    # After a join all are in step again, also who missed rounds in it (of partial_allreduce, which
+    # join does not serve).
+    run(["step:A join step:A sync:S", "step:A step:A step:A join step:A sync:S"], ["full"],
+        healing=_core.Healing.NEVER)
+
+
+def test_operations_without_a_counterpart_do_not_keep_ranks_that_have_ended():
+    run(["step:A start:S", "step:A compute:9 start:T", "step:A start:S start:U"],
+        POLICIES + ["full"])
 
 
 def test_settings_that_differ_are_told_to_every_rank_however_late_it_comes():
@@ -102,6 +112,12 @@ def test_settings_that_differ_are_told_to_every_rank_however_late_it_comes():
     full, nothing else would end its wait."""
     run([f"compute:{2 * rank} mistake:A mistake:B compute:{2 * rank} mistake:A mistake:B step:A step:B"
          for rank in range(5)], POLICIES + ["full"])
+
+
+def test_settings_that_differ_are_told_to_ranks_that_join_at_once():
+    """They ask for what has failed while the others have a group of that name already, which goes
+    on."""
+    run(["mistake:A step:A sync:S step:A step:A join"] * 2 + ["sync:S join:A"] * 2, POLICIES)
 
 
 def test_heals_come_although_one_rank_is_often_excused():

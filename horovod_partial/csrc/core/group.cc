@@ -89,7 +89,10 @@ void Group::Take(const Request& request, std::vector<Completion>& done) {
         std::max(stats_.largest_staleness, pending_rounds_);
     if (!pending_.empty()) {
       ++stats_.late;
-      if (!heal_waits_for_ready_) {
+      // Under full, ranks stay in step: rounds that ran while this one had
+      // joined come with the next one, as every rank waits for it.
+      if (!heal_waits_for_ready_ &&
+          spec_.policy.kind != PolicyKind::kFull) {
         done.push_back(Answer(request.ticket));
         done.back().rounds = TakePending();
         return;

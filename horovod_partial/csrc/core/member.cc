@@ -50,7 +50,8 @@ private:
 
 } // namespace
 
-Member::Member(int rank, int size) : rank_(rank), size_(size), ended_(size) {}
+Member::Member(int rank, int size, int64_t most_bytes)
+    : rank_(rank), size_(size), most_bytes_(most_bytes), ended_(size) {}
 
 std::shared_ptr<Group> Member::Find(const std::string& name) const {
   for (const auto& group : groups_) {
@@ -194,8 +195,8 @@ bool Member::Announces(const std::string& name) const {
 
 Standing Member::StandingFor(const Group& group) const {
   Standing standing;
-  standing.joined = app_.joined;
-  standing.ended = app_.ended;
+  standing.joined = app_.joined || app_.over;
+  standing.ended = Ended();
   standing.elsewhere = app_.elsewhere;
   for (const auto& wait : app_.waits) {
     if (group.Waits(wait.ticket)) {
@@ -210,18 +211,19 @@ Standing Member::StandingFor(const Group& group) const {
 
 std::vector<uint64_t> Member::Snapshot(const AppState& app) {
   app_ = app;
-  BitWriter bits(1 + size_ + groups_.size() * kSays * size_);
+  BitWriter bits(HeadOf(size_) + groups_.size() * kSays * size_);
   // Who joins or ends will not ask for what has failed.
-  bits.Put(((app.joined || app.ended) && UntoldOfAny(rank_)) ||
+  bits.Put(((app.joined || app.over) && UntoldOfAny(rank_)) ||
            std::any_of(held_.begin(), held_.end(), [this](const auto& entry) {
              return Announces(entry.first);
            }));
+  bits.Put(!app.over);
   auto own = [&](bool value) {
     bits.Skip(rank_);
     bits.Put(value);
     bits.Skip(size_ - rank_ - 1);
   };
-  own(app.ended);
+  own(Ended());
   spoken_ = Speak();
   for (const auto& group : groups_) {
     for (bool said : spoken_.groups.at(group->spec().name)) {
@@ -233,12 +235,16 @@ std::vector<uint64_t> Member::Snapshot(const AppState& app) {
 
 Member::Spoken Member::Speak() const {
   Spoken spoken;
-  spoken.ended = app_.ended;
+  spoken.ended = Ended();
   for (const auto& group : groups_) {
     spoken.groups.emplace(group->spec().name,
                           group->Speak(StandingFor(*group)));
   }
   return spoken;
+}
+
+bool Member::Ended() const {
+  return app_.over && (app_.quiet || cycles_over_ >= kLastCycles);
 }
 
 void Member::EndCycle() { settled_ = Speak(); }
@@ -286,7 +292,7 @@ bool Member::Wants() const {
 
 Member::Whereabouts Member::OwnWhereabouts() const {
   Whereabouts where;
-  where.gone = app_.joined || app_.ended;
+  where.gone = app_.joined || app_.over;
   where.elsewhere = app_.elsewhere;
   for (const auto& wait : app_.waits) {
     const std::string name = NameOf(wait.ticket);
@@ -301,8 +307,11 @@ void Member::Resolve(const std::vector<uint64_t>& words) {
   actions_.clear();
   BitReader bits(words);
   registration_due_ = bits.Get();
+  const bool somebody_goes_on = bits.Get();
   const RankSet ended = bits.GetSet(size_);
-  follow_up_ = ended != ended_;
+  cycles_over_ = somebody_goes_on ? 0 : cycles_over_ + 1;
+  follow_up_ = ended != ended_ ||
+               (!somebody_goes_on && cycles_over_ <= kLastCycles);
   ended_ = ended;
   std::vector<std::string> removed;
   for (const auto& group : groups_) {
@@ -385,7 +394,8 @@ void Member::Register(const std::vector<std::string>& messages) {
     }
     const uint32_t names = in.Count(2 * sizeof(uint32_t) + 1);
     for (uint32_t i = 0; i < names; ++i) {
-      auto& announcements = announced_[in.String()];
+      const std::string name = in.String();
+      auto& announcements = announced_[name];
       announcements.resize(size_);
       auto& announcement = announcements[rank];
       announcement.made = true;
@@ -395,10 +405,28 @@ void Member::Register(const std::vector<std::string>& messages) {
       if (!bytes.empty()) {
         announcement.spec =
             std::make_shared<const GroupSpec>(GroupSpec::Parse(bytes));
+        const int64_t size = Layout(announcement.spec->tensors).total_bytes();
+        if (announcement.spec->name != name || size > most_bytes_) {
+          throw std::runtime_error(
+              "rank " + std::to_string(rank) + " announces group '" + name +
+              "' as '" + announcement.spec->name + "' of " +
+              std::to_string(size) + " bytes: that cannot be");
+        }
       }
     }
     in.End();
   }
+  unannounced_.clear();
+  for (auto entry = announced_.begin(); entry != announced_.end();) {
+    TellFailures(entry->first, entry->second);
+    if (Settle(entry->first, entry->second, whereabouts)) {
+      follow_up_ = true;
+      entry = announced_.erase(entry);
+    } else {
+      ++entry;
+    }
+  }
+  // Afterwards: what such a rank had asked for has been answered.
   for (auto entry = failures_.begin(); entry != failures_.end();) {
     auto& failures = entry->second;
     for (auto& failure : failures) {
@@ -414,16 +442,6 @@ void Member::Register(const std::vector<std::string>& messages) {
                                   }),
                    failures.end());
     entry = failures.empty() ? failures_.erase(entry) : std::next(entry);
-  }
-  unannounced_.clear();
-  for (auto entry = announced_.begin(); entry != announced_.end();) {
-    TellFailures(entry->first, entry->second);
-    if (Settle(entry->first, entry->second, whereabouts)) {
-      follow_up_ = true;
-      entry = announced_.erase(entry);
-    } else {
-      ++entry;
-    }
   }
   OrderActions();
 }
@@ -494,13 +512,23 @@ bool Member::Settle(const std::string& name,
   if (group) {
     // A rank that comes later announces only what differs. (Who has retired
     // from the group waits until it is gone.)
+    const int holder = (RankSet::All(size_) - announcers).Lowest();
     std::string message;
-    for (int rank = first; rank < size_ && message.empty(); ++rank) {
+    for (int rank = 0; rank < size_ && message.empty(); ++rank) {
       if (announcements[rank].spec) {
-        message = Mismatch(group->spec(), (RankSet::All(size_) - announcers)
-                                              .Lowest(),
-                           *announcements[rank].spec, rank);
+        message = Mismatch(group->spec(), holder, *announcements[rank].spec,
+                           rank);
       }
+    }
+    if (holder < 0 && !message.empty()) {
+      message = "group '" + name +
+                "' is registered already: settings and tensors must be the "
+                "same on every rank and in every call (use another name)";
+    }
+    if (message.empty()) {
+      throw std::runtime_error("rank " + announcers.ToString() +
+                               " announces group '" + name +
+                               "' as every rank knows it: that cannot be");
     }
     const View& view = views_.at(name);
     Fail(name, message,

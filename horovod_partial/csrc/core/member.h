@@ -20,7 +20,11 @@ struct AppState {
   // operation, a group of another process set), or is inside excused().
   bool elsewhere = false;
   bool joined = false;
-  bool ended = false;
+  // It has come to its end, and asks for nothing any more.
+  bool over = false;
+  // Nothing but requests to this member is outstanding: what else is may still
+  // complete, although the application is over.
+  bool quiet = true;
   // Requests that it waits for. One that it only polled, and that said no,
   // counts as a wait, but not as being blocked.
   struct Wait {
@@ -62,7 +66,8 @@ struct Action {
 // Snapshots of different ranks need not be taken at the same time.
 class Member {
 public:
-  Member(int rank, int size);
+  // `most_bytes`: a larger group is not to be believed.
+  Member(int rank, int size, int64_t most_bytes = INT64_MAX);
 
   int rank() const { return rank_; }
   int size() const { return size_; }
@@ -72,6 +77,8 @@ public:
   void Ask(const std::string& name, std::shared_ptr<const GroupSpec> spec,
            Request request);
   std::vector<uint64_t> Snapshot(const AppState& app);
+  // The bits of a snapshot before those of the groups.
+  static size_t HeadOf(int size) { return 2 + size; }
   void Resolve(const std::vector<uint64_t>& words);
   bool RegistrationDue() const { return registration_due_; }
   void EndCycle();
@@ -87,8 +94,11 @@ public:
   const std::vector<Action>& Actions() const { return actions_; }
   std::vector<Completion>& Completed() { return completed_; }
 
-  // As of the last exchange.
+  // As of the last exchange: ranks whose application is over with nothing
+  // outstanding, or nothing that could still complete.
   const RankSet& ended() const { return ended_; }
+  // As this rank said in its last Snapshot.
+  bool self_ended() const { return spoken_.ended; }
   // nullptr when there is no such group (yet).
   std::shared_ptr<Group> Find(const std::string& name) const;
   const std::vector<std::shared_ptr<Group>>& groups() const { return groups_; }
@@ -145,6 +155,7 @@ private:
   std::string NameOf(Ticket ticket) const;
   Whereabouts OwnWhereabouts() const;
   Spoken Speak() const;
+  bool Ended() const;
   bool Announces(const std::string& name) const;
   Standing StandingFor(const Group& group) const;
   // Looks at what has been announced under a name; true when that is settled,
@@ -167,8 +178,13 @@ private:
   void RefuseListeners(const std::string& name);
   void OrderActions();
 
+  // Applications that are all over may leave operations of which not every
+  // rank has its part. What can complete does so in fewer cycles than this.
+  static constexpr int kLastCycles = 4;
+
   const int rank_;
   const int size_;
+  const int64_t most_bytes_;
 
   std::vector<std::shared_ptr<Group>> groups_; // the same order on every rank
   std::map<std::string, std::vector<Held>> held_;
@@ -183,6 +199,7 @@ private:
   Whereabouts announced_whereabouts_; // in the last Announcements
   bool follow_up_ = false;
   RankSet ended_;
+  int cycles_over_ = 0; // exchanges since the last application's end
   bool registration_due_ = false;
   std::map<std::string, View> views_; // of the last exchange
   std::map<std::string, Decision> last_;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <stdexcept>
+#include <utility>
 
 #include "alarm.h"
 
@@ -54,7 +55,6 @@ void Application::SetEnded(bool ended) {
   ended_ = ended;
   if (ended) {
     Alarm::Get().Ring(Alarm::kPartial);
-    left_.clear();
   }
 }
 
@@ -63,9 +63,9 @@ void Application::AddLeft(const std::vector<std::string>& groups) {
   left_.insert(left_.end(), groups.begin(), groups.end());
 }
 
-std::vector<std::string> Application::left() {
+std::vector<std::string> Application::TakeLeft() {
   std::lock_guard<std::mutex> guard(mutex_);
-  return left_;
+  return std::exchange(left_, {});
 }
 
 Ticket Application::Open(Coordinator* coordinator, const std::string& group,
@@ -193,7 +193,7 @@ bool Application::WaitsElsewhere() {
 AppState Application::StateFor(const Coordinator* coordinator) {
   std::lock_guard<std::mutex> guard(mutex_);
   AppState state;
-  state.ended = ended_;
+  state.over = ended_;
   state.elsewhere = WaitsElsewhere();
   for (const auto& entry : records_) {
     const Record& record = entry.second;

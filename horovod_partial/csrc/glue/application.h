@@ -50,10 +50,10 @@ public:
   // down and may start anew.
   void SetEnded(bool ended);
 
-  // The groups whose send buffer still held something when Horovod shut down.
-  // SetEnded(true) begins a new list.
+  // The groups whose send buffer still held something when their process set
+  // ended. TakeLeft begins a new list.
   void AddLeft(const std::vector<std::string>& groups);
-  std::vector<std::string> left();
+  std::vector<std::string> TakeLeft();
 
   // Requests. Open gives a ticket to hand to a Coordinator. A ticket is kept
   // until Close.

@@ -282,10 +282,10 @@ int64_t horovod_partial_tensors(int process_set_id, const char* group,
 }
 
 // The names of groups whose send buffer held something when Horovod shut down,
-// one per line, cut at `length`.
+// one per line, cut at `length`; once.
 void horovod_partial_left(char* buffer, int64_t length) {
   std::string text;
-  for (const auto& name : Application::Get().left()) {
+  for (const auto& name : Application::Get().TakeLeft()) {
     text += name + "\n";
   }
   const size_t bytes =

@@ -394,7 +394,7 @@ void ControlPlane::BeginCycle() {
 bool ControlPlane::Wait(int fd, Clock::time_point deadline) {
   std::vector<pollfd> entries{{fd, POLLIN, 0}};
   for (const auto& peer : peers_) {
-    entries.push_back({peer.fd, POLLIN, 0});
+    entries.push_back({peer.fd, POLLIN | POLLRDHUP, 0});
   }
   while (!wanted_) {
     const int ready =
@@ -419,6 +419,9 @@ bool ControlPlane::Wait(int fd, Clock::time_point deadline) {
         Lost(peer, seen == 0 ? "it was closed" : std::strerror(errno));
       }
       if (seen < static_cast<ssize_t>(sizeof(frame))) {
+        if ((entries[i + 1].revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0) {
+          Lost(peer, "it was closed in the middle of a message");
+        }
         continue; // the rest is on its way
       }
       if (frame.type == Frame::kWake) {

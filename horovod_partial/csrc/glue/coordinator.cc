@@ -9,6 +9,8 @@
 #include <mutex>
 #include <stdexcept>
 
+#include <unistd.h>
+
 #include "alarm.h"
 #include "application.h"
 #include "gather.h"
@@ -27,7 +29,7 @@ using hvd::LogMessage;
 
 // Operations count elements in an int, and MPI counts bytes in one.
 constexpr int64_t kMostElements = int64_t{1} << 28;
-constexpr size_t kMostBytes = size_t{1} << 28;
+constexpr size_t kMostBytes = size_t{1} << 26;
 
 hvd::DataType HorovodType(DType storage) {
   switch (storage) {
@@ -83,19 +85,25 @@ std::vector<Hash> GatherHashes(hvd::Controller& controller, const Hash& hash) {
 std::shared_ptr<const std::string>
 BroadcastReplica(hvd::Controller& controller, int root,
                  std::shared_ptr<const std::string> offered) {
-  uint64_t length = offered ? offered->size() : 0;
-  controller.Bcast(&length, sizeof(length), root, hvd::Communicator::GLOBAL);
-  auto replica = std::make_shared<std::string>();
-  if (controller.GetRank() == root) {
-    *replica = *offered;
-  } else {
-    replica->resize(length);
+  const bool mine = controller.GetRank() == root;
+  if (mine && !offered) {
+    throw std::runtime_error("a replica is wanted that was not offered");
   }
+  uint64_t length = mine ? offered->size() : 0;
+  controller.Bcast(&length, sizeof(length), root, hvd::Communicator::GLOBAL);
+  auto replica = std::make_shared<std::string>(mine ? *offered : "");
   for (size_t at = 0; at < length; at += kMostBytes) {
-    controller.Bcast(&(*replica)[at], std::min<size_t>(kMostBytes, length - at),
-                     root, hvd::Communicator::GLOBAL);
+    const size_t bytes = std::min<size_t>(kMostBytes, length - at);
+    // It grows with what arrives: a wrong length alone allocates little.
+    replica->resize(std::max(replica->size(), at + bytes));
+    controller.Bcast(&(*replica)[at], bytes, root, hvd::Communicator::GLOBAL);
   }
   return replica;
+}
+
+int64_t MemoryOfThisMachine() {
+  return static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) *
+         sysconf(_SC_PAGE_SIZE);
 }
 
 } // namespace
@@ -119,6 +127,10 @@ struct Coordinator::Impl {
   // Requests since the last snapshot.
   mutable std::mutex inbox_mutex;
   std::vector<Asked> inbox;
+
+  explicit Impl(int64_t most_bytes) : most_bytes(most_bytes) {}
+
+  const int64_t most_bytes;
 
   // Guards the member against readers of statistics and checkpoints, who have
   // to wait while a round is under way; only the background thread changes it.
@@ -162,7 +174,9 @@ struct Coordinator::Impl {
               int process_set_id, const Coordinator::Perform& perform);
 };
 
-Coordinator::Coordinator() : impl_(new Impl) {}
+Coordinator::Coordinator() : Coordinator(MemoryOfThisMachine()) {}
+
+Coordinator::Coordinator(int64_t most_bytes) : impl_(new Impl(most_bytes)) {}
 
 Coordinator::~Coordinator() { Application::Get().Forget(this); }
 
@@ -175,9 +189,7 @@ Coordinator::Snapshot(const hvd::Controller& controller, bool joined,
   // the inbox.
   AppState app = application.StateFor(this);
   app.joined = joined;
-  // Who has operations outstanding has not ended: they may still complete.
-  app.ended = app.ended && quiet;
-  impl.self_ended = app.ended;
+  app.quiet = quiet;
   auto returned = application.TakeReturned(this);
 
   std::vector<Impl::Asked> inbox;
@@ -188,12 +200,15 @@ Coordinator::Snapshot(const hvd::Controller& controller, bool joined,
   std::lock_guard<std::mutex> guard(impl.member_mutex);
   returned.clear();
   if (!impl.member) {
-    impl.member.reset(new Member(controller.GetRank(), controller.GetSize()));
+    application.Forget(this); // times waited in an earlier life
+    impl.member.reset(new Member(controller.GetRank(), controller.GetSize(),
+                                 impl.most_bytes));
   }
   for (auto& asked : inbox) {
     impl.member->Ask(asked.group, asked.spec, std::move(asked.request));
   }
   const auto words = impl.member->Snapshot(app);
+  impl.self_ended = impl.member->self_ended();
   impl.Deliver();
   // An OR over the ranks is an AND over inverted bits.
   impl.bits.resize(words.size());

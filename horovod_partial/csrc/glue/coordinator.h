@@ -44,6 +44,9 @@ public:
                                      const horovod::common::Response&)>;
 
   Coordinator();
+  // `most_bytes`: no group that another rank announces can be larger. By
+  // default, what this machine has.
+  explicit Coordinator(int64_t most_bytes);
   ~Coordinator();
   Coordinator(const Coordinator&) = delete;
 

@@ -2,6 +2,7 @@
 
 #include "gather.h"
 
+#include <climits>
 #include <cstring>
 #include <stdexcept>
 
@@ -9,6 +10,12 @@
 
 namespace horovod_partial {
 namespace glue {
+namespace {
+
+// Bytes. No message is as long; a wrong length makes a rank allocate no more.
+constexpr long long kMost = 1ll << 26;
+
+} // namespace
 
 std::vector<std::string> GatherMessages(horovod::common::Controller& controller,
                                         const std::string& message) {
@@ -21,17 +28,20 @@ std::vector<std::string> GatherMessages(horovod::common::Controller& controller,
   constexpr size_t word = sizeof(long long);
   std::vector<size_t> offsets;
   size_t words = 0;
-  for (long long length : lengths) {
-    if (length < 0 || length > (1ll << 31)) {
-      throw std::runtime_error("an announcement of " + std::to_string(length) +
-                               " bytes cannot be");
+  for (int r = 0; r < size; ++r) {
+    const long long length = lengths[r];
+    if (length < 0 || length > kMost || words > INT_MAX / 2 ||
+        (r == rank && length != static_cast<long long>(message.size()))) {
+      throw std::runtime_error("a message of " + std::to_string(length) +
+                               " bytes from rank " + std::to_string(r) +
+                               " cannot be");
     }
     offsets.push_back(words);
     words += (length + word - 1) / word;
   }
   std::vector<long long> buffer(words, 0);
-  std::memcpy(buffer.data() + offsets[rank], message.data(), message.size());
   if (words > 0) {
+    std::memcpy(buffer.data() + offsets[rank], message.data(), message.size());
     controller.CrossRankBitwiseOr(buffer, static_cast<int>(words));
   }
   std::vector<std::string> messages;

@@ -25,7 +25,7 @@ constexpr auto kSafetyCycle = std::chrono::seconds(1);
 
 bool Willing() {
   const char* value = std::getenv("HOROVOD_EVENT_DRIVEN");
-  return value != nullptr && std::strcmp(value, "1") == 0;
+  return value == nullptr || std::strcmp(value, "0") != 0;
 }
 
 } // namespace

@@ -22,7 +22,7 @@ namespace glue {
 
 // When Horovod's background thread makes its next cycle. Horovod makes one
 // each HOROVOD_CYCLE_TIME, on every rank, for nothing where nothing happens.
-// With HOROVOD_EVENT_DRIVEN=1 on all ranks, one that has something to say wakes
+// Unless HOROVOD_EVENT_DRIVEN=0 on any rank, one that has something to say wakes
 // the others, and all sleep otherwise.
 class Pacer {
 public:

@@ -131,8 +131,9 @@ private:
   Task Await(Ticket ticket, bool blocked, std::string where);
   Task Main();
   Task Flush(std::string name);
-  Task Mistake(std::string name);
-  Task Join();
+  Ticket AskMistaken(const std::string& name);
+  Task HearOfMistake(std::string name, Ticket ticket);
+  Task Join(std::string mistaken);
   Task Collect(std::string name, bool blocked);
   Task Compare(std::string name, int64_t round);
   Task Transfer(std::string name, int root);
@@ -389,7 +390,8 @@ Task Rank::Flush(std::string name) {
   }
 }
 
-Task Rank::Join() {
+Task Rank::Join(std::string mistaken) {
+  const Ticket mistake = mistaken.empty() ? 0 : AskMistaken(mistaken);
   std::map<std::string, Ticket> tickets;
   auto listen = [&](const std::string& name) {
     Request request;
@@ -443,10 +445,13 @@ Task Rank::Join() {
       co_await Compare(entry.first, answer.rounds.back()->index);
     }
   }
+  if (mistake != 0) {
+    co_await HearOfMistake(mistaken, mistake);
+  }
 }
 
 // Rank 0 alone asks for what the group will be.
-Task Rank::Mistake(std::string name) {
+Ticket Rank::AskMistaken(const std::string& name) {
   GroupSpec spec = *world_.logs.at(name).spec;
   spec.staleness_bound += rank_;
   gradient_[name] = Values{};
@@ -455,8 +460,11 @@ Task Rank::Mistake(std::string name) {
   if (request.type == Request::kSubmit) {
     request.tensors = {gradient_[name].data()};
   }
-  const Ticket ticket =
-      Ask(name, request, std::make_shared<const GroupSpec>(std::move(spec)));
+  return Ask(name, request,
+             std::make_shared<const GroupSpec>(std::move(spec)));
+}
+
+Task Rank::HearOfMistake(std::string name, Ticket ticket) {
   waits_ = {{ticket, true}};
   co_await Until([this, ticket] { return Done(ticket); },
                  "waits with a mistake in " + name);
@@ -495,6 +503,9 @@ Task Rank::Main() {
                      "waits in the synchronous operation " + op.what);
       elsewhere_ = false;
       break;
+    case Op::kStart:
+      sync_inbox_.push_back(op.what);
+      break;
     case Op::kBarrier:
       ++world_.barriers[op.what];
       elsewhere_ = true;
@@ -507,10 +518,10 @@ Task Rank::Main() {
       co_await Flush(op.what);
       break;
     case Op::kJoin:
-      co_await Join();
+      co_await Join(op.what);
       break;
     case Op::kMistake:
-      co_await Mistake(op.what);
+      co_await HearOfMistake(op.what, AskMistaken(op.what));
       break;
     case Op::kRetire: {
       Request request;
@@ -544,7 +555,8 @@ void Rank::TakeSnapshot() {
 
   AppState app;
   app.joined = joined;
-  app.ended = ended_;
+  app.over = ended_;
+  app.quiet = sync_sent.empty();
   if (world_.fault() != Fault::kMissingExcuse) {
     // The application may still be counted as waiting although its operation
     // is complete; the background thread knows better.
@@ -691,7 +703,7 @@ void World::CheckBound(const Action& action) {
     // The excuse, read from the exchange itself: a rank may stay behind only
     // with its own consent.
     const auto& groups = ranks_[r]->member.groups();
-    size_t at = 1 + size();
+    size_t at = Member::HeadOf(size());
     for (const auto& group : groups) {
       if (group == ranks_[r]->member.Find(name)) {
         break;
@@ -962,9 +974,10 @@ std::vector<Op> ParseProgram(const std::vector<std::string>& words) {
   static const std::map<std::string, Op::Type> types = {
       {"compute", Op::kCompute}, {"submit", Op::kSubmit},
       {"wait", Op::kWait},       {"poll", Op::kPoll},
-      {"sync", Op::kSync},       {"barrier", Op::kBarrier},
-      {"flush", Op::kFlush},     {"join", Op::kJoin},
-      {"retire", Op::kRetire},   {"mistake", Op::kMistake}};
+      {"sync", Op::kSync},       {"start", Op::kStart},
+      {"barrier", Op::kBarrier}, {"flush", Op::kFlush},
+      {"join", Op::kJoin},       {"retire", Op::kRetire},
+      {"mistake", Op::kMistake}};
   std::vector<Op> program;
   for (const auto& word : words) {
     const auto colon = word.find(':');
@@ -1108,9 +1121,9 @@ Setting RandomSetting(uint64_t seed, int max_size) {
 }
 
 std::string Describe(const Setting& setting) {
-  static const char* names[] = {"compute", "submit", "wait",  "poll", "sync",
-                                "barrier", "flush",  "join", "retire",
-                                "mistake"};
+  static const char* names[] = {"compute", "submit",  "wait",  "poll",
+                                "sync",    "start",   "barrier", "flush",
+                                "join",    "retire",  "mistake"};
   std::ostringstream out;
   out << "seed " << setting.seed << ", " << setting.size << " ranks\n";
   for (const auto& group : setting.groups) {

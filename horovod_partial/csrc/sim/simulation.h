@@ -21,9 +21,10 @@ struct Op {
     kWait,    // synchronize(handle) of the group's submission
     kPoll,    // poll(handle) until it says yes
     kSync,    // a synchronous operation of Horovod's
+    kStart,   // one that the program does not wait for
     kBarrier, // one that Horovod cannot see, inside excused()
     kFlush,
-    kJoin,
+    kJoin, // with a mistake, if it names a group: see kMistake
     kRetire, // the optimizer goes away, and is not made anew
     kMistake, // asks for the group with other settings than all other ranks
   };
@@ -32,7 +33,8 @@ struct Op {
   int amount = 1;
 };
 
-// "submit:A", "wait:A", "poll:A", "sync:S", "barrier:B", "flush:A", "join",
+// "submit:A", "wait:A", "poll:A", "sync:S", "start:S", "barrier:B", "flush:A",
+// "join", "join:A" (which makes a mistake first, and does not wait for the answer),
 // "retire:A", "mistake:A", "compute:3", and "step:A" for submit and wait. Throws
 // std::invalid_argument.
 std::vector<Op> ParseProgram(const std::vector<std::string>& words);
