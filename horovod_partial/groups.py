@@ -2,6 +2,7 @@
 thread, and what becomes of their answers. No framework's tensors here, and no decisions: rounds,
 lateness and heals come from the core."""
 
+import collections
 import contextlib
 import gc
 import itertools
@@ -24,7 +25,8 @@ class Round(NamedTuple):
     Attributes:
         index: the number of the (newest) round.
         tensors: the reduced tensors, in the order, shapes and dtypes given; the caller's own.
-        active: the ranks that were active in that round, ascending; empty for a flush.
+        active: the ranks (of the job, not of the process set) that were active in that round,
+            ascending; empty for a flush.
         count: how many rounds it stands for: more than 1 after merging, and under
             ``catch_up='sum'`` and ``'latest'``.
     """
@@ -64,6 +66,24 @@ class Names:
         with self._lock:
             self._users.pop(name, None)
 
+    def release_all(self, user):
+        with self._lock:
+            for name in [name for name, owner in self._users.items() if owner == user]:
+                del self._users[name]
+
+
+def number_of(process_set):
+    """The number of a process set; ValueError when it has none."""
+    number = process_set.process_set_id
+    if number is None:
+        raise ValueError(f"process_set={process_set} has not been added, or has been removed")
+    return number
+
+
+def ranks_of(process_set, members):
+    """The ranks, in the job, of these members of a process set."""
+    return tuple(process_set.ranks[member] for member in members)
+
 
 def check_name(name):
     if not isinstance(name, str) or not name:
@@ -83,9 +103,13 @@ class Groups:
         self.names = Names()
         self.basics = basics
         self._numbers = itertools.count()
-        self._definitions = {}  # name -> (what it was defined from, the definition's number)
-        self._training = weakref.WeakSet()
+        # (process set, name) -> (what it was defined from, the definition's number)
+        self._definitions = {}
+        self._submitted = collections.Counter()  # since the last flush, by name
+        self._served = weakref.WeakSet()  # TrainingGroups
+        self.training = weakref.WeakSet()
         lifecycle.add_join_service(framework, self._join_service)
+        lifecycle.add_renewal(basics, self._renew)
 
     def check_op(self, op):
         """ValueError or NotImplementedError unless ``op`` is Average or Sum."""
@@ -114,28 +138,29 @@ class Groups:
     def define(self, name, specs, settings, op, process_set):
         """The definition of a group of ``partial_allreduce``: a number for ``Library.ask``."""
         self.names.claim(name, _PLAIN)
-        wanted = (specs, settings, op, process_set.process_set_id, process_set.size())
-        known = self._definitions.get(name)
+        key = number_of(process_set), name
+        wanted = (specs, settings, op, process_set.size())
+        known = self._definitions.get(key)
         if known is None or known[0] != wanted:
             number = self.library.define(name, specs, settings.limited_to(process_set.size()),
                                          op == self.basics.Average)
             if known is not None:
                 self.library.undefine(known[1])
-            self._definitions[name] = known = (wanted, number)
+            self._definitions[key] = known = (wanted, number)
         return known[1]
 
     def submit(self, name, definition, process_set, addresses):
         """Submits to a group of ``partial_allreduce``; returns the Ticket."""
-        return self.library.ask(Ask.SUBMIT, process_set.process_set_id, name, definition,
-                                addresses)
+        self._submitted[name] += 1
+        return self.library.ask(Ask.SUBMIT, number_of(process_set), name, definition, addresses)
 
     def flush(self, name, process_set, read):
         """Flushes a group of ``partial_allreduce``; returns what ``read(raw, specs)`` makes of
         each round. ``specs`` are those of the group's tensors."""
         check_name(name)
         self.names.claim(name, _PLAIN)
-        set_id = process_set.process_set_id
-        known = self._definitions.get(name)
+        set_id = number_of(process_set)
+        known = self._definitions.get((set_id, name))
         rounds = []
         while True:
             ticket = self.library.ask(Ask.FLUSH, set_id, name, known[1] if known else 0)
@@ -144,13 +169,14 @@ class Groups:
             rounds += [read(raw, specs) for raw in answer.rounds]
             ticket.close()
             if not answer.again:
+                self._submitted.pop(name, None)
                 return rounds
 
     # ------------------------------------------------------------------------ for all groups
 
     def stats(self, name, process_set):
         """The numbers behind ``hvd.partial_stats``; zeros before the group's first round."""
-        raw = self.library.stats(process_set.process_set_id, name)
+        raw = self.library.stats(number_of(process_set), name)
         if raw is None:
             raw = dict.fromkeys(self.library.stat_names, 0.0)
         wait_seconds = raw.pop("wait_seconds")
@@ -180,7 +206,7 @@ class Groups:
         Raises:
             ValueError: there is no group of this name.
         """
-        if (self.library.stats(process_set.process_set_id, name) is None
+        if (self.library.stats(number_of(process_set), name) is None
                 and not self.names.known(name)):
             raise ValueError(f"name={name!r}: there is no such group")
         return self.stats(name, process_set)
@@ -199,28 +225,47 @@ class Groups:
     def serve_in_join(self, group):
         """From now on, ``hvd.join()`` applies a TrainingGroup's rounds while other ranks go on."""
         if group.process_set.included():
-            self._training.add(group)
+            self._served.add(group)
 
     def _join_service(self):
-        served = [group for group in self._training if group.process_set.process_set_id == 0]
-        tickets = {group: group.listen() for group in served}
+        leaves = False
+        # Side by side: in two process sets, ranks may come to two heals in opposite order.
+        services = {group: group.service(lambda: leaves) for group in self._served
+                    if group.process_set.process_set_id is not None}
+        tickets = {group: next(service) for group, service in services.items()}
 
         def serve(joined):
+            nonlocal leaves
             while tickets:
                 over = joined()  # before the tickets: what comes with the last round comes first
                 answered = [group for group, ticket in tickets.items() if ticket.poll()]
                 for group in answered:
-                    group.serve(tickets[group])
-                    tickets[group] = group.listen()
-                if over and not answered:
-                    break
-                if not answered:
+                    tickets[group] = next(services[group], None)
+                    if tickets[group] is None:
+                        del tickets[group]
+                if over and not answered and not leaves:
+                    leaves = True
+                    for group in services:
+                        group.unlisten()
+                elif not answered:
                     self.library.wait_any(list(tickets.values()), 0.005)
-            for group, ticket in tickets.items():
-                group.unlisten()
-                group.serve(ticket)
 
         return serve
+
+    # -------------------------------------------------------------------------- a new life
+
+    def _renew(self, reset):
+        """See ``lifecycle.add_renewal``."""
+        self.names.release_all(_PLAIN)
+        for _, definition in self._definitions.values():
+            self.library.undefine(definition)
+        self._definitions = {}
+        submitted, self._submitted = self._submitted, collections.Counter()
+        lost = [group.renew(reset) for group in sorted(self.training, key=lambda g: g.name)]
+        if reset:
+            lost += [f"after a failure, {name!r} begins anew: what was in no round is lost, that is "
+                     "at most the last 2 submissions of each rank" for name in sorted(submitted)]
+        return [sentence for sentence in lost if sentence]
 
 
 class Handle:
@@ -277,13 +322,14 @@ class TrainingGroup:
         self._before_round = {}
         self._expiring = []  # handles that the next flush removes
         self._under_way = None  # a submission without an answer that was read to the end
+        self._submitted = 0  # since the last flush
         self.round = 0
         self.drifted = False
         self.restored = None
         if process_set.included():
+            groups.training.add(self)
             groups.names.claim(name, _Owner())
-            weakref.finalize(replica, _retire, groups, name,
-                             process_set.process_set_id).atexit = False
+            weakref.finalize(replica, _retire, groups, name, process_set).atexit = False
 
     def stats(self):
         return {"round": self.round, **self._groups.stats(self.name, self.process_set)}
@@ -306,6 +352,7 @@ class TrainingGroup:
     def submit(self, addresses, keep):
         """Hands in gradients: the ``addresses`` of memory that ``keep`` holds."""
         ticket = self._ask(Ask.SUBMIT, addresses)
+        self._submitted += 1
         _in_use[ticket.number] = keep
         self._under_way = (ticket, keep)
 
@@ -353,7 +400,8 @@ class TrainingGroup:
             if not answer.again:
                 break
         if answer.heal:
-            self._compare()
+            _wait_through(self._compare())
+        self._submitted = 0
         while self._expiring:
             self._expiring.pop().remove()
 
@@ -364,7 +412,9 @@ class TrainingGroup:
                 self._replica().apply_round(raw)
 
     def _compare(self):
+        """Yields each Ticket that it waits for, as do the two below."""
         ticket = self._ask(Ask.SYNC, digest=self._replica().digest())
+        yield ticket
         answer = ticket.answer()
         ticket.close()
         if answer.differed:
@@ -372,15 +422,19 @@ class TrainingGroup:
                 f"parameters or optimizer state of {self.name!r} differ between ranks although no "
                 "rank has drifted. Does a learning rate follow local steps? Let it follow rounds, "
                 "with optimizer.register_before_round(). The replicas are healed from rank "
-                f"{answer.root}.")
+                f"{self.process_set.ranks[answer.root]}.")
         if answer.heal:
-            self.transfer(answer.root)
+            yield from self._transfer(answer.root)
 
     def transfer(self, root):
         """Takes the replica of rank ``root`` of the process set. All ranks are here."""
+        _wait_through(self._transfer(root))
+
+    def _transfer(self, root):
         mine = self.process_set.rank() == root
         ticket = self._ask(Ask.OFFER if mine else Ask.RECEIVE,
                            payload=self._replica().dump() if mine else None)
+        yield ticket
         ticket.answer()
         if not mine:
             self._replica().load(ticket.replica())
@@ -388,30 +442,52 @@ class TrainingGroup:
 
     # ---------------------------------------------------------------------------------- join
 
-    def listen(self):
-        return self._ask(Ask.LISTEN)
+    def service(self, leaves):
+        """In join(): applies rounds and takes part in flushes until ``leaves()``, which
+        ``unlisten()`` is to follow. Yields each Ticket that it waits for."""
+        while not leaves():
+            ticket = self._ask(Ask.LISTEN)
+            yield ticket
+            answer = ticket.answer()
+            self._apply(answer)
+            ticket.close()
+            if not answer.again and answer.heal:
+                yield from self._compare()
 
     def unlisten(self):
         ticket = self._ask(Ask.UNLISTEN)
         ticket.answer()
         ticket.close()
 
-    def serve(self, ticket):
-        """Does what an answered ``listen()`` asks for."""
-        answer = ticket.answer()
-        self._apply(answer)
-        ticket.close()
-        if not answer.again and answer.heal:
-            self._compare()
+    # ---------------------------------------------------------------------------- a new life
+
+    def renew(self, reset):
+        """What ``lifecycle.add_renewal`` says, for this group: a sentence or None."""
+        if self._under_way is not None:
+            self.finish()
+        submitted, self._submitted = self._submitted, 0
+        if reset is None:
+            # Rounds that this rank had pending are gone, so replicas may differ.
+            self.drifted = self.round > 0
+            return None
+        # The elastic state is the same on all ranks now, or will be.
+        self.drifted = False
+        self.restored = None
+        if reset and submitted:
+            return (f"after a failure, {self.name!r} goes back to the last commit: what ranks have "
+                    f"submitted since is lost, that is {submitted} submissions of this rank and all "
+                    "of the ranks that are gone")
+        return None
 
     # ------------------------------------------------------------------------------- requests
 
     def _ask(self, what, addresses=(), digest=None, payload=None):
+        set_id = number_of(self.process_set)
         if what in (Ask.SUBMIT, Ask.FLUSH) and self.restored is not None:
             payload, self.restored = self.restored or None, None
         drifted, self.drifted = self.drifted, False
-        return self._library.ask(what, self.process_set.process_set_id, self.name,
-                                 self._defined(), addresses, drifted, digest, payload)
+        return self._library.ask(what, set_id, self.name, self._defined(), addresses, drifted,
+                                 digest, payload)
 
     def _defined(self):
         ranks = self.process_set.size()
@@ -423,11 +499,16 @@ class TrainingGroup:
         return self._definition[1]
 
 
-def _retire(groups, name, process_set_id):
+def _wait_through(tickets):
+    for ticket in tickets:
+        ticket.wait()
+
+
+def _retire(groups, name, process_set):
     """The replica is gone; so is its group once that is so on every rank."""
     groups.names.release(name)
     with contextlib.suppress(Exception):  # Horovod is gone, too
-        groups.library.ask(Ask.RETIRE, process_set_id, name, 0).close()
+        groups.library.ask(Ask.RETIRE, process_set.process_set_id, name, 0).close()
 
 
 class PartialOptimizer:

@@ -1,4 +1,4 @@
-"""How a rank of a job with partial groups ends and joins.
+"""How a rank of a job with partial groups ends, joins, and begins anew.
 
 Fast ranks finish first. Horovod ends the job for all with the first rank that shuts down, so a
 rank whose application ends in the normal way *drains* before: it takes part in rounds, excused,
@@ -20,8 +20,9 @@ from horovod_partial import _native, config
 
 _partial_job = False
 _failed = False
-_resetting = False
+_resetting = None  # or whether the elastic reset under way follows a failure
 _join_services = {}  # by framework
+_renewals = {}  # by HorovodBasics
 
 
 def mark_partial_job():
@@ -58,34 +59,47 @@ def join_by_thread(framework, join):
         return joined.result()
 
 
+def add_renewal(basics, renew):
+    """Has ``renew(reset)`` called when ``basics`` has shut Horovod down, which may be initialized
+    again. It forgets what belonged to that life, and returns sentences on what is lost. ``reset``
+    is None, or whether the elastic reset under way follows a failure, or else a change of hosts."""
+    _renewals[basics] = renew
+
+
 @contextlib.contextmanager
-def resetting():
+def resetting(failure):
     """Around an elastic reset, which shuts Horovod down without an end of the application."""
     global _resetting
-    _resetting = True
+    _resetting = failure
     try:
         yield
     finally:
-        _resetting = False
+        _resetting = None
 
 
 def shut_down(basics, shut_down_horovod):
     """Called by ``hvd.shutdown()`` and at exit: drains where that is due, shuts Horovod down, and
     says what was in no round."""
     partial = _partial_job or bool(os.environ.get(config.POLICY))
-    failed = _failed or _is_failure(sys.exc_info()[1])
-    if not partial or failed or _resetting or not basics.is_initialized():
+    if not partial or not basics.is_initialized():
         shut_down_horovod()
         return
+    reset = _resetting
+    failed = reset is None and (_failed or _is_failure(sys.exc_info()[1]))
     rank = basics.rank()
     library = _native.Library(basics.MPI_LIB_CTYPES)
-    library.drain()
+    if reset is None and not failed:
+        library.drain()
     shut_down_horovod()
     library.begin_anew()
     left = library.left()
-    if left:
-        print(f"[rank {rank}] horovod_partial: what was submitted last to {', '.join(left)} was "
-              "in no round (flush() and hvd.rounds() carry it)", file=sys.stderr, flush=True)
+    lost = _renewals[basics](reset) if basics in _renewals else []
+    if left and not reset:
+        lost.insert(0, f"what was submitted last to {', '.join(left)} was in no round (flush() "
+                       "and hvd.rounds() carry it)")
+    if not failed:
+        for sentence in lost:
+            print(f"[rank {rank}] horovod_partial: {sentence}", file=sys.stderr, flush=True)
 
 
 def _is_failure(error):

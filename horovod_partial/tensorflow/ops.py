@@ -9,7 +9,7 @@ from horovod.tensorflow import mpi_ops
 from horovod.tensorflow.mpi_ops import Average, global_process_set
 
 from horovod_partial import config, lifecycle
-from horovod_partial.groups import Groups, Round, check_name
+from horovod_partial.groups import Groups, Round, check_name, ranks_of
 from horovod_partial.tensorflow import host
 
 lifecycle.mark_partial_job()
@@ -27,7 +27,8 @@ class StackedRounds(NamedTuple):
     Attributes:
         index: int64 of shape ``[rounds]``: the number of each (newest) round.
         tensors: a list: each of shape ``[rounds, *shape]``, in the order and dtypes given.
-        active: bool of shape ``[rounds, ranks]``: who was active; nobody in a flush.
+        active: bool of shape ``[rounds, members of the process set]``: who was active; nobody in a
+            flush.
         count: int64 of shape ``[rounds]``: how many rounds each one stands for.
     """
 
@@ -146,13 +147,13 @@ def _rounds(function, inputs, process_set, form):
     """``function(*arrays)``, which returns Rounds of arrays, as either form of result."""
     if tf.executing_eagerly():
         rounds = function(*[tensor.numpy() for tensor in inputs])
-        return [round._replace(tensors=[tf.convert_to_tensor(t) for t in round.tensors])
-                for round in rounds]
-    ranks = process_set.size()
+        return [round._replace(tensors=[tf.convert_to_tensor(t) for t in round.tensors],
+                               active=ranks_of(process_set, round.active)) for round in rounds]
 
     def stacked(*values):
         rounds = function(*values)
-        active = np.zeros((len(rounds), ranks), bool)
+        # Asked anew each time: an elastic job changes its size.
+        active = np.zeros((len(rounds), process_set.size()), bool)
         for row, round in zip(active, rounds):
             row[list(round.active)] = True
         return [np.array([round.index for round in rounds], np.int64),
@@ -163,6 +164,6 @@ def _rounds(function, inputs, process_set, form):
     index, active, count, *tensors = host.call(
         stacked, inputs,
         [tf.int64, tf.bool, tf.int64, *[dtype for dtype, _ in form]],
-        [[None], [None, ranks], [None], *[[None, *shape] if shape.rank is not None else None
+        [[None], [None, None], [None], *[[None, *shape] if shape.rank is not None else None
                                           for _, shape in form]])
     return StackedRounds(index, tensors, active, count)

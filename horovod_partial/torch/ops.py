@@ -6,7 +6,7 @@ from horovod.torch import mpi_ops
 from horovod.torch.mpi_ops import Average, global_process_set
 
 from horovod_partial import _native, config, lifecycle
-from horovod_partial.groups import Groups, Round, check_name
+from horovod_partial.groups import Groups, Round, check_name, ranks_of
 
 lifecycle.mark_partial_job()
 
@@ -32,8 +32,9 @@ def addresses(tensors):
 class PartialHandle:
     """A submission under way, for ``hvd.poll`` and ``hvd.synchronize``."""
 
-    def __init__(self, ticket, arrays, devices):
+    def __init__(self, ticket, process_set, arrays, devices):
         self._ticket = ticket
+        self._process_set = process_set
         self._arrays = arrays  # read by the background thread until the answer
         self._devices = devices
         self._rounds = None
@@ -63,7 +64,8 @@ class PartialHandle:
         results = [torch.empty_like(array) for array in self._arrays]
         raw.copy(addresses(results))
         return Round(raw.index, [result.to(device) for result, device
-                                 in zip(results, self._devices)], raw.active, raw.count)
+                                 in zip(results, self._devices)],
+                     ranks_of(self._process_set, raw.active), raw.count)
 
 
 def partial_allreduce_async(tensors, name, policy=None, op=Average, staleness_bound=None,
@@ -86,7 +88,7 @@ def partial_allreduce_async(tensors, name, policy=None, op=Average, staleness_bo
     definition = partial_groups.define(name, specs, settings, op, process_set)
     arrays = [on_host(tensor) for tensor in tensors]
     ticket = partial_groups.submit(name, definition, process_set, addresses(arrays))
-    return PartialHandle(ticket, arrays, [tensor.device for tensor in tensors])
+    return PartialHandle(ticket, process_set, arrays, [tensor.device for tensor in tensors])
 
 
 def partial_allreduce(tensors, name, policy=None, op=Average, staleness_bound=None, catch_up=None,
@@ -148,7 +150,7 @@ def partial_flush(name, process_set=global_process_set):
         results = [torch.empty(spec.shape, dtype=getattr(torch, spec.dtype.name.lower()))
                    for spec in specs]
         raw.copy(addresses(results))
-        return Round(raw.index, results, raw.active, raw.count)
+        return Round(raw.index, results, ranks_of(process_set, raw.active), raw.count)
 
     return partial_groups.flush(name, process_set, read)
 

@@ -147,6 +147,14 @@ class _PartialOptimizer(PartialOptimizer):
         self._catch_up_first()
         self._partial.flush()
 
+    def set_round(self, number):
+        super().set_round(number)
+        if self._restored_pending:
+            # Applied here alone, they would part this replica from the others.
+            warnings.warn(f"{len(self._restored_pending)} pending rounds of a checkpoint are dropped, "
+                          "because replicas were broadcast. Flush before saving a checkpoint.")
+            self._restored_pending = []
+
     def set_backward_passes_per_step(self, passes):
         self.backward_passes_per_step = passes
         self._backward_passes = dict.fromkeys(self._trained, 0)
@@ -187,9 +195,9 @@ class _PartialOptimizer(PartialOptimizer):
         self._synchronized = None
         self._should_synchronize = True
         self._backward_passes = dict.fromkeys(self._trained, 0)
+        self._restored_pending = []
         self.set_round(extra.get("round", 0))
         self._partial.restored = None
-        self._restored_pending = []
         if "rank" not in extra:
             return
         if (extra["rank"], extra["size"]) != (rank(), size()):
