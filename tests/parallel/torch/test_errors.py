@@ -99,6 +99,6 @@ def test_gradients_that_change_their_dtype(hvd, name, ranks):
 
 def test_horovod_goes_on_after_all_this(hvd, ranks):
     rank, size = ranks
-    assert hvd.allreduce(torch.tensor([1.0]), op=hvd.Sum).item() == size
+    assert hvd.allreduce(torch.tensor([1.0]), op=hvd.Sum, name="all this").item() == size
     assert hvd.partial_allreduce([torch.ones(1)], "after all", policy="full",
                                  op=hvd.Sum)[0].tensors[0].item() == size

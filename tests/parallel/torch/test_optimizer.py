@@ -35,7 +35,7 @@ def take_step(optimizer, model, rank, step):
 def identical(hvd, optimizer):
     """Whether parameters and optimizer state are the same on all ranks, bit for bit."""
     mine = torch.frombuffer(bytearray(replica.digest(optimizer)), dtype=torch.uint8)
-    everybody = hvd.allgather(mine.reshape(1, -1))
+    everybody = hvd.allgather(mine.reshape(1, -1), name="identical")
     return all(torch.equal(everybody[0], other) for other in everybody)
 
 
