@@ -26,10 +26,10 @@ class Launcher:
     def __init__(self, directory):
         self.directory = directory
 
-    def __call__(self, np, command, backend="gloo", env=None, timeout=240):
+    def __call__(self, np, command, backend="gloo", env=None, timeout=240, options=()):
         """`command` (after `python`) on `np` ranks; returns the finished process, stdout and
         stderr together. A hang kills all ranks and fails the test with what they have printed.
-        `backend`: "gloo", "mpi" (by mpirun) or "horovodrun-mpi"."""
+        `backend`: "gloo", "mpi" (by mpirun) or "horovodrun-mpi". `options` of the launcher."""
         environment = {**os.environ, **(env or {}), "PYTHONUNBUFFERED": "1"}
         if backend in ("gloo", "horovodrun-mpi"):
             launch = ["horovodrun", "-np", str(np), f"--{backend.removeprefix('horovodrun-')}"]
@@ -38,9 +38,9 @@ class Launcher:
             launch = ["mpirun", "-np", str(np), "--oversubscribe", "--bind-to", "none"]
         log = self.directory / f"{backend}-{np}.log"
         with open(log, "w") as output:
-            process = subprocess.Popen([*launch, sys.executable, *command], stdout=output,
-                                       stderr=subprocess.STDOUT, env=environment, cwd=ROOT,
-                                       start_new_session=True)
+            process = subprocess.Popen([*launch, *options, sys.executable, *command],
+                                       stdout=output, stderr=subprocess.STDOUT, env=environment,
+                                       cwd=ROOT, start_new_session=True)
             try:
                 process.wait(timeout)
             except subprocess.TimeoutExpired:

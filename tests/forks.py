@@ -46,7 +46,9 @@ class Forked:
         self.returncode = None
 
     def send_signal(self, number):
-        if self.returncode is None:
+        try:
+            self.wait(0)
+        except subprocess.TimeoutExpired:
             os.kill(self.pid, number)
 
     def kill(self):

@@ -1,6 +1,7 @@
 """Whole jobs: how ranks end, how they fail, and scripts that know nothing of us."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -19,21 +20,24 @@ def script(name, *arguments):
     return [str(SCRIPTS / f"{name}.py"), *arguments]
 
 
-@pytest.mark.parametrize("how", ["end", "flush", "join", "shutdown", "exit0", "synchronous"])
-def test_a_rank_that_ends_early_drains(launch, how):
-    result = launch(3, script("uneven_end", how))
+TORCH, TENSORFLOW = "horovod_partial.torch", "horovod_partial.tensorflow"
+UNMODIFIED = {"HOROVOD_PARTIAL_POLICY": "first:2", "HOROVOD_PARTIAL_STALENESS_BOUND": "2"}
+
+
+@pytest.mark.parametrize("module, how, backend, np", [
+    *[(TORCH, how, "gloo", 3)
+      for how in ("end", "flush", "join", "shutdown", "exit0", "synchronous", "unmatched")],
+    (TORCH, "flush", "mpi", 3), ("horovod.torch", "end", "gloo", 2),
+    ("horovod.torch", "exit0", "mpi", 2), (TENSORFLOW, "join", "gloo", 2),
+    (TENSORFLOW, "synchronous", "mpi", 2), ("horovod.tensorflow", "shutdown", "gloo", 2),
+    ("horovod.tensorflow", "end", "mpi", 2)])
+def test_a_rank_that_ends_early_drains(launch, module, how, backend, np):
+    result = launch(np, script("uneven_end", module, how), backend, UNMODIFIED)
     assert result.returncode == 0, result.output
     assert "rank 0 did 3 steps" in result.output
-    for rank in (1, 2):
+    for rank in range(1, np):
         assert f"rank {rank} did 40 steps" in result.output
-        if how == "synchronous":
-            assert f"rank {rank}: HorovodInternalError" in result.output
-
-
-def test_a_rank_that_ends_early_drains_over_mpi(launch):
-    result = launch(3, script("uneven_end", "flush"), "mpi")
-    assert result.returncode == 0, result.output
-    assert result.output.count("did 40 steps") == 2
+        assert (f"rank {rank} could not" in result.output) == (how == "synchronous")
 
 
 def test_a_rank_that_ends_early_drains_in_keras(launch):
@@ -45,20 +49,46 @@ def test_a_rank_that_ends_early_drains_in_keras(launch):
 
 def test_what_was_in_no_round_is_reported(launch):
     """The ranks that submit last, without a flush, may leave gradients behind: that is said."""
-    result = launch(2, script("uneven_end", "end"))
+    result = launch(2, script("uneven_end", TORCH, "end"))
     assert result.returncode == 0
     for line in re.findall(r".*in no round.*", result.output):
         assert "optimizer.0" in line
 
 
-@pytest.mark.parametrize("how, message", [
-    ("raise", "a bug in step 3"), ("raise-and-shut-down", "a bug in step 3"), ("exit", ""),
-    ("kill", "")])
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_rank_that_fails_ends_the_job_for_all(launch, backend, how, message):
-    result = launch(3, script("failing", how), backend, timeout=90)
+# How a rank fails, and what the launcher says.
+FAILURES = {"raise": "a bug in step 3", "raise-and-shut-down": "a bug in step 3",
+            "exit": r"exit(ed)? .*code:?\s+3", "SIGKILL": "137|signal 9", "SIGTERM": "143|signal 15"}
+
+
+@pytest.mark.parametrize("module, how, backend", [
+    *[(TORCH, how, backend) for how in FAILURES for backend in BACKENDS],
+    *[(TENSORFLOW, how, "gloo") for how in ("raise", "exit", "SIGTERM")],
+    (TENSORFLOW, "raise-and-shut-down", "mpi"), (TENSORFLOW, "SIGKILL", "mpi")])
+def test_a_rank_that_fails_ends_the_job_for_all(launch, module, how, backend):
+    result = launch(2, script("failing", module, how), backend, timeout=90)
     assert result.returncode != 0
-    assert message in result.output
+    assert re.search(FAILURES[how], result.output, re.IGNORECASE), result.output
+    assert "went through" not in result.output
+
+
+@pytest.mark.parametrize("module", ["horovod.torch", TENSORFLOW])
+def test_a_function_that_ends_early_drains(module):
+    result = run_function("uneven_end", module, "end")
+    assert result.returncode == 0, result.stderr
+    assert "horovod.run: [3, 40]" in result.stdout
+
+
+@pytest.mark.parametrize("module, how", [(TORCH, "raise"), (TORCH, "exit"), (TENSORFLOW, "raise")])
+def test_a_function_that_fails_ends_the_job_for_all(module, how):
+    result = run_function("failing", module, how)
+    assert result.returncode != 0
+    assert re.search(FAILURES[how], result.stderr, re.IGNORECASE), result.stderr
+    assert "horovod.run: " not in result.stdout
+
+
+def run_function(*arguments):
+    return subprocess.run([sys.executable, *script("run_function", *arguments)], timeout=90,
+                          capture_output=True, text=True, env={**os.environ, **UNMODIFIED})
 
 
 @pytest.mark.parametrize("backend", [*BACKENDS, "horovodrun-mpi"])
@@ -107,13 +137,6 @@ def test_a_stock_keras_script_becomes_partial_by_the_environment(launch):
     result = launch(2, [str(KERAS)], env={"HOROVOD_PARTIAL_POLICY": "solo"})
     assert result.returncode == 0, result.output
     assert len(re.findall(r"partially: solo, \d+ late; weights equal", result.output)) == 2
-
-
-@pytest.mark.parametrize("np", [1, 2])
-def test_several_lives_in_one_process(launch, np):
-    result = launch(np, script("again"))
-    assert result.returncode == 0, result.output
-    assert result.output.count("had three lives") == np
 
 
 @pytest.mark.parametrize("np, backend", [(4, "gloo"), (3, "mpi")])

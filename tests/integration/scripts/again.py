@@ -1,22 +1,109 @@
-"""Horovod shut down and initialized again in one process, partial groups and all."""
+"""`again.py torch|tensorflow [MPI]`: several lives of Horovod in one process, each with an end of its
+own. Ranks contribute 2**rank. MPI: mpi4py owns MPI, or it would end with the first life."""
 
-import torch
+import importlib
+import sys
 
-import horovod_partial.torch as hvd
+if sys.argv[2:]:
+    from mpi4py import MPI  # noqa: F401
 
-for life in range(3):
-    hvd.init()
-    for step in range(4):
-        rounds = hvd.partial_allreduce([torch.full((2 + life,), 1.0)], "again", policy="full",
-                                       op=hvd.Sum)
-        assert rounds[0].index == step, (life, step, rounds)
-        assert rounds[0].tensors[0].tolist() == [hvd.size()] * (2 + life)
-    rank = hvd.rank()
-    hvd.shutdown()
+framework = sys.argv[1]
+module = f"horovod_partial.{framework}"
+hvd = importlib.import_module(module)
+
+from trainer import Trainer  # noqa: E402
+
+from horovod.common.exceptions import HorovodInternalError  # noqa: E402
+
+if framework == "torch":
+    import torch
+
+    def array(values):
+        return torch.tensor(values)
+
+    def values(tensor):
+        return tensor.tolist()
+else:
+    import tensorflow as tf
+
+    def array(values):
+        return tf.constant(values)
+
+    def values(tensor):
+        return tensor.numpy().tolist()
+
+
+def raises(kind, text, function, *args, **kwargs):
     try:
-        hvd.partial_allreduce([torch.zeros(1)], "again")
-    except (hvd.HorovodInternalError, ValueError) as error:
-        assert "init" in str(error), error
+        function(*args, **kwargs)
+    except kind as error:
+        assert text in str(error), error
     else:
-        raise AssertionError("no error without Horovod")
-print(f"rank {rank} had three lives", flush=True)
+        raise AssertionError(f"no error from {function}")
+
+
+gone = (HorovodInternalError if framework == "torch"
+        else (HorovodInternalError, tf.errors.OpError))
+survivor = None  # an optimizer of several lives
+stale = []  # handles of an earlier life
+for life in range(5):
+    hvd.init()
+    rank, size = hvd.rank(), hvd.size()
+    everybody = 2.0**size - 1
+
+    # Names are free again, whoever had them, and numbers start anew.
+    for step in range(3):
+        round, = hvd.partial_allreduce([array([2.0**rank] * (2 + life))], "group", policy="full",
+                                       op=hvd.Sum)
+        assert round.index == step and values(round.tensors[0]) == [everybody] * (2 + life), round
+    newcomer = Trainer(module, name="plain" if life % 2 else "newcomer")
+    if life % 2 == 0:
+        hvd.partial_allreduce([array([1.0])], "plain", policy="full")
+    survivor = survivor or Trainer(module, name="survivor")
+    for trainer in (newcomer, survivor):
+        before = -trainer.weight()
+        for step in range(5):
+            trainer.step()
+        trainer.optimizer.flush()
+        assert trainer.weight() == -(before + 5 * size), (life, trainer.weight())
+        assert trainer.optimizer.stats()["submissions"] == 5, trainer.optimizer.stats()
+    assert survivor.weight() == -5 * size * (life + 1)
+    del newcomer, trainer
+
+    if size > 1 and life == 1:
+        # Operations that fail, and do no harm.
+        raises(gone, "Mismatched ALLREDUCE tensor shapes", hvd.allreduce,
+               array([1.0] * (2 + rank)), name="uneven")
+        raises(ValueError, "must be the same on every rank", hvd.partial_allreduce,
+               [array([1.0] * (2 + rank))], "uneven")
+        assert values(hvd.allreduce(array([2.0**rank]), op=hvd.Sum)) == [everybody]
+    if framework == "torch":
+        mine = hvd.grouped_allreduce_async([array([2.0**rank])] * 2, name="grouped", op=hvd.Sum)
+        for handle in stale:
+            raises(HorovodInternalError, "shut down", hvd.synchronize, handle)
+        assert [values(tensor) for tensor in hvd.synchronize(mine)] == [[everybody]] * 2
+        stale = []
+        if rank == 0 and size > 1:
+            # Operations that other ranks never submit.
+            stale = [hvd.allreduce_async(array([1.0]), name="alone"),
+                     hvd.grouped_allreduce_async([array([1.0])] * 2, name="grouped")]
+    if size > 1 and life == 3 and rank == size - 1:
+        # A failure, which ends this life for all.
+        try:
+            raise RuntimeError
+        except RuntimeError:
+            hvd.shutdown()
+    elif size > 1 and life == 3:
+        if framework == "torch":
+            stale += [hvd.partial_allreduce_async([array([1.0])], "late", policy="full")]
+        else:
+            raises(gone, "shut down", hvd.partial_allreduce, [array([1.0])], "late", policy="full")
+        raises(gone, "shut down", hvd.allreduce, array([1.0]))
+    hvd.shutdown()
+    hvd.shutdown()  # once more: no harm
+
+    raises((HorovodInternalError, ValueError), "init", hvd.partial_allreduce, [array([1.0])],
+           "group")
+    raises((HorovodInternalError, ValueError, *([] if framework == "torch" else [gone[1]])), "init",
+           hvd.allreduce, array([1.0]))
+print(f"rank {rank} had {life + 1} lives", flush=True)

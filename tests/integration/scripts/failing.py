@@ -1,28 +1,35 @@
-"""The last rank fails in its third step, in the way of the argument; the others must not hang."""
+"""`failing.py MODULE HOW`: the last rank fails in its third step, and the others must not hang."""
 
+import importlib
 import os
 import signal
 import sys
 
-import torch
 
-import horovod_partial.torch as hvd
+def fail(how):
+    if how == "exit":
+        sys.exit(3)
+    if how in ("SIGKILL", "SIGTERM"):
+        os.kill(os.getpid(), getattr(signal, how))
+    raise RuntimeError("a bug in step 3")
 
-how = sys.argv[1]
-hvd.init()
-weight = torch.nn.Parameter(torch.zeros(2))
-optimizer = hvd.DistributedOptimizer(torch.optim.SGD([weight], lr=1.0), policy="first:2",
-                                     staleness_bound=2)
-try:
-    for step in range(10_000):
-        weight.sum().backward()
-        if step == 3 and hvd.rank() == hvd.size() - 1:
-            if how in ("raise", "raise-and-shut-down"):
-                raise RuntimeError("a bug in step 3")
-            if how == "exit":
-                sys.exit(3)
-            os.kill(os.getpid(), signal.SIGKILL)
-        optimizer.step()
-finally:
-    if how == "raise-and-shut-down":
-        hvd.shutdown()
+
+def train(module, how):
+    from trainer import Trainer
+
+    hvd = importlib.import_module(module)
+    hvd.init()
+    trainer = Trainer(module, policy="solo", staleness_bound=2)
+    try:
+        for step in range(100_000):
+            if step == 3 and hvd.rank() == hvd.size() - 1:
+                fail(how)
+            trainer.step()
+    finally:
+        if how == "raise-and-shut-down":
+            hvd.shutdown()
+    print("went through", flush=True)
+
+
+if __name__ == "__main__":
+    train(*sys.argv[1:])

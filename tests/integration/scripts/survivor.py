@@ -1,12 +1,18 @@
-"""Trains until another rank is gone, and says so. `survivor.py TENSORFLOW|TORCH STEPS`; STEPS 0: for
-ever. Each rank's gradient is 2**rank, so that the weights tell what was lost: nothing."""
+"""Trains until another rank is gone, and says so.
+
+    survivor.py tensorflow|torch STEPS [PLACE PLACE PLACE]
+
+STEPS 0: for ever. After step 20, rank i goes to the i-th place: "step" (goes on), "flush" or "join".
+Each rank's gradient is 2**rank, so that the weights tell what was lost: nothing.
+"""
 
 import os
 import sys
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
-framework, steps = sys.argv[1], int(sys.argv[2])
+framework, steps, *places = sys.argv[1:]
+steps = int(steps)
 
 if framework == "torch":
     import torch
@@ -29,7 +35,9 @@ else:
     import tensorflow as tf
 
     import horovod_partial.tensorflow as hvd
-    from tensorflow.errors import OpError as Gone
+    from horovod.common.exceptions import HorovodInternalError
+
+    Gone = (HorovodInternalError, tf.errors.OpError)  # outside and inside of a graph
 
     weight = keras.Variable(tf.zeros(4, tf.float64), dtype="float64")
 
@@ -55,6 +63,8 @@ try:
         done += 1
         if done in (1, 20):
             print(f"rank {hvd.rank()} did step {done}", flush=True)
+        if done == 20 and places and places[hvd.rank()] != "step":
+            {"flush": optimizer.flush, "join": hvd.join}[places[hvd.rank()]]()
     optimizer.flush()
 except Gone as error:
     assert "HorovodInternalError" in type(error).__name__ + str(error), error

@@ -1,34 +1,43 @@
-"""Rank 0 takes its few steps and ends; the others train on, and then end in the way of the first
-argument."""
+"""`uneven_end.py MODULE HOW`: rank 0 takes its few steps and ends; the others train on, and then end
+as HOW says. A MODULE of stock Horovod trains partially by HOROVOD_PARTIAL_POLICY."""
 
+import importlib
 import sys
 
-import torch
+from trainer import Trainer
 
-import horovod_partial.torch as hvd
 
-how = sys.argv[1]
-hvd.init()
-weight = torch.nn.Parameter(torch.zeros(2))
-optimizer = hvd.DistributedOptimizer(torch.optim.SGD([weight], lr=1.0), policy="first:2",
-                                     staleness_bound=2)
-steps = 3 if hvd.rank() == 0 else 40
-for step in range(steps):
-    optimizer.zero_grad()
-    weight.sum().backward()
-    optimizer.step()
-if hvd.rank() > 0 and how == "flush":
-    optimizer.flush()  # rank 0 counts as having called it
-if hvd.rank() > 0 and how == "join":
-    hvd.join()
-if hvd.rank() > 0 and how == "synchronous":
-    # An ended rank cannot take part: an error at once, not a hang.
-    try:
-        hvd.allreduce(torch.zeros(1), name="alone")
-    except hvd.HorovodInternalError:
-        print(f"rank {hvd.rank()}: HorovodInternalError", flush=True)
-print(f"rank {hvd.rank()} did {steps} steps and {optimizer.round} rounds", flush=True)
-if how == "shutdown":
-    hvd.shutdown()
-if how == "exit0":
-    sys.exit(0)
+def train(module, how):
+    hvd = importlib.import_module(module)
+    hvd.init()
+    settings = (dict(policy="first:2", staleness_bound=2) if module.startswith("horovod_partial")
+                else {})
+    trainer = Trainer(module, **settings)
+    steps = 3 if hvd.rank() == 0 else 40
+    for _ in range(steps):
+        trainer.step()
+    if hvd.rank() > 0 and how == "flush":
+        trainer.optimizer.flush()  # rank 0 counts as having called it
+    if hvd.rank() > 0 and how == "join":
+        hvd.join()
+    if hvd.rank() > 0 and how == "synchronous":
+        # An ended rank cannot take part: an error at once, not a hang.
+        try:
+            hvd.allgather_object(1)
+        except trainer.gone:
+            print(f"rank {hvd.rank()} could not", flush=True)
+    print(f"rank {hvd.rank()} did {steps} steps and {trainer.optimizer.round} rounds", flush=True)
+    if how == "unmatched":
+        # Nobody has the counterpart, and nobody is left who could submit it.
+        import torch
+
+        left = hvd.allreduce_async(torch.ones(1), name=f"of {hvd.rank()} alone")  # noqa: F841
+    if how == "shutdown":
+        hvd.shutdown()
+    if how == "exit0":
+        sys.exit(0)
+    return steps
+
+
+if __name__ == "__main__":
+    train(*sys.argv[1:])

@@ -1,0 +1,246 @@
+"""Three ranks, of which one kills itself at a scripted place while the others stand at scripted places.
+
+    killed.py DIRECTORY VICTIM DEATH PLACE PLACE PLACE
+
+The file DIRECTORY/go says that all survivors are in place (one for each rank; the victim's own is not
+used), DIRECTORY/dead that the victim is gone. A survivor that gets its error says "noticed" and tries
+everything else as well; then rank 1 exits with an error, 7, and the others as if nothing were.
+"""
+
+import os
+import pathlib
+import resource
+import signal
+import sys
+import threading
+import time
+
+import torch
+
+import horovod_partial.torch as hvd
+from horovod_partial import _native, groups
+
+directory, victim, death, *places = sys.argv[1:]
+directory, victim = pathlib.Path(directory), int(victim)
+
+LARGE = 1 << 22  # elements: a round of them takes longer than noticing that a part has been sent
+
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def until(name):
+    while not (directory / name).exists():
+        time.sleep(0.001)
+
+
+def sent():
+    """The bytes that this process has written."""
+    with open("/proc/self/io") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("wchar"))
+
+
+def most_resident():
+    """The most memory that this process has had so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def die_once_more(measure):
+    """When the measure has grown by what only something large can be."""
+    start = measure()
+
+    def watch():
+        while measure() < start + LARGE:
+            pass
+        die()
+
+    threading.Thread(target=watch).start()
+
+
+weight = torch.nn.Parameter(torch.zeros(LARGE if "middle" in death else 4))
+
+
+def step():
+    optimizer.zero_grad()
+    (weight * 2.0**hvd.rank()).sum().backward()
+    optimizer.step()
+
+
+def one():
+    return torch.ones(4)
+
+
+def polled():
+    handle = hvd.allreduce_async(one(), name="polled")
+    while not hvd.poll(handle):
+        pass
+    hvd.synchronize(handle)
+
+
+def polled_round():
+    handle = hvd.partial_allreduce_async([one()], "polled round", policy="full")
+    while not hvd.poll(handle):
+        pass
+    hvd.synchronize(handle)
+
+
+def steps():
+    while True:
+        step()
+
+
+def flushes():
+    while True:
+        optimizer.flush()
+
+
+def drifted_flush():
+    optimizer.mark_drifted()
+    flushes()
+
+
+def excused():
+    with hvd.excused():
+        until("dead")
+    step()
+
+
+def computing():
+    until("dead")
+    step()
+
+
+# Where survivors are. None of these ends by itself as long as the victim does not take part.
+PLACES = {
+    "step": steps,
+    "round": lambda: hvd.partial_allreduce([one()], "round", policy="full"),
+    "polled round": polled_round,
+    "flush": flushes,
+    "drifted flush": drifted_flush,
+    "join": hvd.join,
+    "synchronous": lambda: hvd.allreduce(one(), name="synchronous"),
+    "polled": polled,
+    "in a process set": lambda: hvd.allreduce(one(), name="in a set", process_set=two),
+    "adding a process set": lambda: hvd.add_process_set([0, 1, 2]),
+    "removing a process set": lambda: hvd.remove_process_set(two),
+    "excused": excused,
+    "computing": computing,
+    "draining": lambda: sys.exit(0),
+}
+
+
+def dies_in_wait():
+    """From now on, waiting for an answer is death."""
+    _native.Ticket.wait = die
+
+
+def submitting():
+    dies_in_wait()
+    step()
+
+
+def before_a_round():
+    optimizer.register_before_round(die)
+    step()
+
+
+def in_the_middle_of_a_round():
+    die_once_more(sent)
+    step()
+    threading.Event().wait()
+
+
+def flushing():
+    dies_in_wait()
+    optimizer.flush()
+
+
+def comparing():
+    groups.TrainingGroup._compare = die
+    optimizer.flush()
+
+
+def before_a_transfer():
+    groups.TrainingGroup.transfer = die
+    optimizer.flush()
+
+
+def in_the_middle_of_a_transfer():
+    transfer = groups.TrainingGroup.transfer
+
+    def transfer_and_die(self, root):
+        die_once_more(sent if root == rank else most_resident)
+        transfer(self, root)
+        threading.Event().wait()
+
+    groups.TrainingGroup.transfer = transfer_and_die
+    optimizer.flush()
+
+
+def joining():
+    _native.Library.wait_any = die
+    hvd.join()
+
+
+def in_excused():
+    with hvd.excused():
+        die()
+
+
+def in_a_synchronous_operation():
+    hvd.allreduce_async(one(), name="synchronous")
+    die()
+
+
+def registering():
+    dies_in_wait()
+    hvd.partial_allreduce([one()], "new")
+
+
+def draining():
+    _native.time = type("", (), {"sleep": die})
+    sys.exit(0)
+
+
+DEATHS = {
+    "computing": die,
+    "submitting": submitting,
+    "before a round": before_a_round,
+    "in the middle of a round": in_the_middle_of_a_round,
+    "flushing": flushing,
+    "comparing": comparing,
+    "before a transfer": before_a_transfer,
+    "in the middle of a transfer": in_the_middle_of_a_transfer,
+    "joining": joining,
+    "excused": in_excused,
+    "in a synchronous operation": in_a_synchronous_operation,
+    "registering": registering,
+    "draining": draining,
+}
+
+os.environ["HOROVOD_DYNAMIC_PROCESS_SETS"] = "1"
+hvd.init()
+rank = hvd.rank()
+if any("process set" in place for place in places):
+    two = hvd.add_process_set(sorted({victim, (victim + 1) % 3}))
+optimizer = hvd.DistributedOptimizer(torch.optim.SGD([weight], lr=1.0, momentum=0.9), op=hvd.Sum,
+                                     policy="solo", staleness_bound=4)
+optimizer.flush()
+if rank == victim:
+    until("go")
+    DEATHS[death]()
+    raise AssertionError(f"rank {rank} is still alive")
+print(f"rank {rank} is in place", flush=True)
+try:
+    PLACES[places[rank]]()
+    raise AssertionError(f"rank {rank}: no error in {places[rank]}")
+except hvd.HorovodInternalError:
+    print(f"rank {rank} noticed", flush=True)
+for place in ("step", "round", "flush", "join", "synchronous"):
+    try:
+        PLACES[place]()
+        raise AssertionError(f"rank {rank}: no error in {place} after that")
+    except hvd.HorovodInternalError:
+        continue
+sys.exit(7 if rank == 1 else 0)
