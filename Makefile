@@ -27,18 +27,37 @@ demo: $(VENV)/.built ## Trains the digits once per policy: table, results.json, 
 	$(RUN) horovodrun -np $(NP) --gloo python examples/pytorch_digits.py $(ARGS)
 
 .PHONY: test
-test: $(VENV)/.built $(VENV)/.test ## All tests (ARGS="-k word" for some)
+test: $(VENV)/.built $(VENV)/.test openmpi4 ## All tests (ARGS="-k word" for some)
 	$(RUN) pytest $(ARGS)
 
 .PHONY: test-core
 test-core: $(VENV)/.built $(VENV)/.test ## The core, in one process: needs no launcher
 	$(RUN) pytest tests/core $(ARGS)
 
+.PHONY: test-hosts
+test-hosts: $(VENV)/.built $(VENV)/.test ## Two hosts with a slow and lossy link (needs root)
+	$(RUN) HOROVOD_PARTIAL_TEST_HOSTS=full pytest tests/hosts $(ARGS)
+
+.PHONY: openmpi4
+openmpi4: $(VENV)/.dependencies ## Debian's Open MPI 4 for the tests, unpacked where apt has it
+	$(BIN)/python tools/openmpi4.py build/openmpi4
+
+.PHONY: test-long
+test-long: $(VENV)/.built $(VENV)/.test ## Long forms: 10,000 rounds of memory, a rank that stands still for 20 s
+	$(RUN) HOROVOD_PARTIAL_TEST_ROUNDS=10000 HOROVOD_PARTIAL_TEST_STANDSTILL=20 \
+	  pytest tests/integration/test_memory.py tests/integration/test_faults.py \
+	  -k "memory or stands_still" $(ARGS)
+
 ROUNDS ?= 20000
 .PHONY: soak
 soak: $(VENV)/.built ## Random episodes on 4 real ranks, every check exact (ROUNDS=, SEED=)
 	$(RUN) horovodrun -np $(NP) --gloo python tests/soak/soak.py --rounds $(ROUNDS) \
 	  $(if $(SEED),--seed $(SEED))
+
+STEPS ?= 40
+.PHONY: sanitize
+sanitize: $(VENV)/.built $(VENV)/.test ## The C++ under ThreadSanitizer and AddressSanitizer (STEPS=)
+	$(RUN) HOROVOD_PARTIAL_SANITIZE_STEPS=$(STEPS) pytest tests/sanitize $(ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.built ## Style of the Python files
