@@ -1,13 +1,12 @@
-"""`run_function.py SCRIPT MODULE HOW`: the train() of a script beside this one, by horovod.run."""
+"""`run_function.py SCRIPT MODULE HOW`: the train() of a script in this directory, the current one, by
+horovod.run."""
 
 import importlib
-import os
 import sys
 
 import horovod
 
-name, *arguments = sys.argv[1:]
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    [os.path.dirname(os.path.abspath(__file__)), os.environ.get("PYTHONPATH", "")])
-train = importlib.import_module(name).train
-print("horovod.run:", horovod.run(train, tuple(arguments), np=2, use_gloo=True), flush=True)
+if __name__ == "__main__":  # the launcher's own helpers import this file again
+    name, *arguments = sys.argv[1:]
+    train = importlib.import_module(name).train
+    print("horovod.run:", horovod.run(train, tuple(arguments), np=2, use_gloo=True), flush=True)
