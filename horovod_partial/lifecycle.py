@@ -20,6 +20,7 @@ from horovod_partial import _native, config
 
 _partial_job = False
 _failed = False
+_exit_status = 0  # of a sys.exit that is a failure
 _resetting = None  # or whether the elastic reset under way follows a failure
 _join_services = {}  # by framework
 _renewals = {}  # by HorovodBasics
@@ -90,6 +91,10 @@ def shut_down(basics, shut_down_horovod):
     library = _native.Library(basics.MPI_LIB_CTYPES)
     if reset is None and not failed:
         library.drain()
+    if failed and _exit_status:
+        # Before the others hear of it: one of them may be gone first, and be the one that the
+        # launcher names.
+        _say(rank, f"exited with code {_exit_status}, which ends the job")
     shut_down_horovod()
     library.begin_anew()
     left = library.left()
@@ -99,7 +104,11 @@ def shut_down(basics, shut_down_horovod):
                        "and hvd.rounds() carry it)")
     if not failed:
         for sentence in lost:
-            print(f"[rank {rank}] horovod_partial: {sentence}", file=sys.stderr, flush=True)
+            _say(rank, sentence)
+
+
+def _say(rank, sentence):
+    print(f"[rank {rank}] horovod_partial: {sentence}", file=sys.stderr, flush=True)
 
 
 def _is_failure(error):
@@ -115,8 +124,10 @@ def _watch_exits():
     hook_before = sys.excepthook
 
     def exit_and_note(status=None):
-        global _failed
+        global _failed, _exit_status
         _failed = status not in (None, 0, False)
+        if _failed:
+            _exit_status = status if isinstance(status, int) else 1
         exit_before(status)
 
     def note_exception(kind, value, traceback):
