@@ -22,6 +22,14 @@ def test_stale_are_the_passive_ranks_that_hold_something():
     assert decide("solo", ready=[0], holds=[0, 2])["stale"] == [2]
 
 
+@pytest.mark.parametrize("sole, size, says", [
+    (2, 4, dict(ready=[2], holds=[2])), (-1, 4, dict(ready=[2], holds=[1, 2])),
+    (1, 4, dict(flushing=ALL, caller=ALL, holds=[1])), (-1, 4, dict(flushing=ALL, caller=ALL)),
+    (-1, 1, dict(ready=[0], holds=[0]))])
+def test_who_contributes_alone_is_known(sole, size, says):
+    assert decide("solo", size=size, **says)["sole"] == sole
+
+
 # What is said of a wait names who is waited for, and why.
 @pytest.mark.parametrize("policy, says, words", [
     ("majority", {"ready": [r for r in range(4) if r not in

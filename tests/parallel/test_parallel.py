@@ -66,10 +66,10 @@ class TestEnvironments:
     def test_a_tiny_cache_and_no_pause(self, launch, tmp_path):
         self.run(launch, tmp_path, 2, ["shared/environment.py", "shared/test_programs.py",
                                        "shared/test_optimizers.py"], {
-            "HOROVOD_CACHE_CAPACITY": "2", "HOROVOD_CYCLE_TIME": "0",
-            "HOROVOD_HIERARCHICAL_ALLGATHER": "1",
-            "HOROVOD_HIERARCHICAL_ALLREDUCE": "1", "HOROVOD_TORUS_ALLREDUCE": "1",
-            "HOROVOD_BATCH_D2D_MEMCOPIES": "0"}, "mpi")
+            "HOROVOD_CACHE_CAPACITY": "2", "HOROVOD_DISABLE_GROUP_FUSION": "1",
+            "HOROVOD_CYCLE_TIME": "0", "HOROVOD_BATCH_D2D_MEMCOPIES": "0",
+            "HOROVOD_HIERARCHICAL_ALLGATHER": "1", "HOROVOD_HIERARCHICAL_ALLREDUCE": "1",
+            "HOROVOD_TORUS_ALLREDUCE": "1"}, "mpi")
 
     def test_slow_cycles_and_timelines_in_the_middle(self, launch, tmp_path):
         self.run(launch, tmp_path, 2, ["shared/environment.py"], {

@@ -75,6 +75,19 @@ void AddHalves(uint16_t* to, const uint16_t* from, int64_t n) {
   }
 }
 
+// The factor is rounded to the type of the product, as Horovod does.
+template <typename T> void ScaleArray(T* values, T factor, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    values[i] *= factor;
+  }
+}
+
+void ScaleHalves(uint16_t* values, float factor, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    values[i] = FloatToHalf(HalfToFloat(values[i]) * factor);
+  }
+}
+
 // Adds arrays of one storage type.
 void AddStored(DType storage, void* to, const void* from, int64_t n) {
   switch (storage) {
@@ -164,6 +177,25 @@ void Buffers::Add(const Buffers& other) {
   for (int i = 0; i < layout_->buffers(); ++i) {
     AddStored(layout_->storage(i), memory_[i].get(), other.data(i),
               layout_->elements(i));
+  }
+}
+
+void Buffers::Scale(double factor) {
+  for (int i = 0; i < layout_->buffers(); ++i) {
+    char* values = memory_[i].get();
+    const int64_t n = layout_->elements(i);
+    switch (layout_->storage(i)) {
+    case DType::kFloat16:
+      ScaleHalves(reinterpret_cast<uint16_t*>(values),
+                  static_cast<float>(factor), n);
+      break;
+    case DType::kFloat64:
+      ScaleArray(reinterpret_cast<double*>(values), factor, n);
+      break;
+    default:
+      ScaleArray(reinterpret_cast<float*>(values), static_cast<float>(factor),
+                 n);
+    }
   }
 }
 

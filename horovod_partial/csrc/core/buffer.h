@@ -53,6 +53,7 @@ public:
   void CopyIn(const std::vector<const void*>& tensors);
   void AddIn(const std::vector<const void*>& tensors);
   void Add(const Buffers& other);
+  void Scale(double factor);
   void CopyOut(const std::vector<void*>& tensors) const;
 
   // The bytes of all buffers, for a checkpoint, and back: `bytes` are

@@ -47,6 +47,12 @@ Decision Wait(Reason reason, RankSet waited_for) {
   return decision;
 }
 
+// The rank that alone has something to contribute, or -1.
+int Sole(const View& view) {
+  const auto holders = view[Say::kHolds].ToVector();
+  return holders.size() == 1 && view.size > 1 ? holders.front() : -1;
+}
+
 } // namespace
 
 View::View(int size)
@@ -106,6 +112,7 @@ Decision Decide(const GroupSpec& spec, const View& view) {
       decision.kind = Kind::kFlush;
       decision.active = nobody;
       decision.empty = view[Say::kHolds].Empty();
+      decision.sole = Sole(view);
       decision.participants = view[Say::kFlushing] - view[Say::kApart];
       return decision;
     }
@@ -128,6 +135,7 @@ Decision Decide(const GroupSpec& spec, const View& view) {
   decision.kind = Kind::kRound;
   decision.active = ready;
   decision.stale = view[Say::kHolds] - ready;
+  decision.sole = Sole(view);
   decision.heal = HealDue(spec, view) && ready == all &&
                   view[Say::kBlocked] == all;
   decision.root = LowestNotDrifted(all, view[Say::kDrifted]);

@@ -83,6 +83,7 @@ struct Decision {
   RankSet active; // kRound
   RankSet stale;  // kRound: passive, with something in the send buffer
   bool empty = false; // no rank contributes anything
+  int sole = -1; // or this rank alone: nothing to add up, it broadcasts
   bool heal = false;  // kRound: heal after it; kCheck: some rank has drifted
   int root = 0;       // of the heal
   RankSet participants;

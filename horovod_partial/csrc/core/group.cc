@@ -34,13 +34,20 @@ void MergeInto(Round& newer, const Round& older) {
 Group::Group(GroupSpec spec, int rank, int size)
     : spec_(std::move(spec)), rank_(rank), size_(size),
       layout_(std::make_shared<const Layout>(spec_.tensors)), pool_(layout_),
-      send_(layout_), participants_(size) {}
+      participants_(size) {}
+
+Buffers& Group::SendBuffer() {
+  if (!send_) {
+    send_ = pool_.Take();
+  }
+  return *send_;
+}
 
 void Group::AddToSendBuffer(const std::vector<const void*>& tensors) {
   if (holds_) {
-    send_.AddIn(tensors);
+    send_->AddIn(tensors);
   } else {
-    send_.CopyIn(tensors);
+    SendBuffer().CopyIn(tensors);
   }
   holds_ = true;
 }
@@ -48,9 +55,9 @@ void Group::AddToSendBuffer(const std::vector<const void*>& tensors) {
 void Group::Restore(const Request& request) {
   if (request.restored) {
     if (!holds_) {
-      send_.Zero();
+      SendBuffer().Zero();
     }
-    send_.AddSaved(*request.restored);
+    send_->AddSaved(*request.restored);
     holds_ = true;
   }
 }
@@ -264,15 +271,11 @@ bool Group::Heed(const View& view) {
          (blocked_before && !heal_waits_for_blocked_);
 }
 
-Group::Work Group::Begin(const Decision& decision) {
-  result_ = pool_.Take();
-  if (decision.empty) {
-    result_->Zero();
-  }
+Buffers& Group::Begin() {
   if (!holds_) {
-    send_.Zero();
+    SendBuffer().Zero();
   }
-  return {&send_, result_};
+  return *send_;
 }
 
 void Group::Count(const Decision& decision) {
@@ -335,7 +338,7 @@ void Group::Finish(const Decision& decision, std::vector<Completion>& done) {
   round->active = decision.active.ToVector();
   round->flush = decision.kind == Kind::kFlush;
   round->empty = decision.empty;
-  round->result = std::move(result_);
+  round->result = std::move(send_);
   holds_ = false;
 
   const bool heals =

@@ -115,7 +115,7 @@ public:
   bool holds() const { return holds_; }
   bool retired() const { return retired_; }
   bool drifted() const { return merged_ || drifted_; }
-  const Buffers& send_buffer() const { return send_; }
+  const Buffers& send_buffer() const { return *send_; } // holds()
   const std::deque<std::shared_ptr<Round>>& receive_queue() const {
     return pending_;
   }
@@ -138,14 +138,10 @@ public:
   // Whether there may be fewer of them then: the same on every rank.
   bool Heed(const View& view);
 
-  // A round or a flush that was decided. Begin gives the buffers: the send
-  // buffer (zeros for a null contribution) and where the sum goes; the sum is
-  // not needed when the decision says empty. Finish ends the round.
-  struct Work {
-    const Buffers* contribution;
-    std::shared_ptr<Buffers> result;
-  };
-  Work Begin(const Decision& decision);
+  // A round or a flush that was decided. Begin gives the send buffer (zeros
+  // for a null contribution), which becomes the sum of all ranks' in place,
+  // unless the decision says empty. Finish ends the round.
+  Buffers& Begin();
   void Finish(const Decision& decision, std::vector<Completion>& done);
 
   // The check of a flush: this rank's hash (zeros when it takes no part), and
@@ -168,6 +164,8 @@ private:
   bool Excused(const Standing& standing) const;
   bool Apart(const Standing& standing) const;
   bool Needed() const;
+  // The send buffer; where it holds nothing, with any values.
+  Buffers& SendBuffer();
   void AddToSendBuffer(const std::vector<const void*>& tensors);
   void Restore(const Request& request);
   void Enqueue(std::shared_ptr<Round> round);
@@ -184,9 +182,10 @@ private:
   BufferPool pool_;
 
   int64_t next_round_ = 0;
-  Buffers send_;
+  // A round's result is the send buffer that took part in it, and a new one
+  // comes with the next submission.
+  std::shared_ptr<Buffers> send_;
   bool holds_ = false;
-  std::shared_ptr<Buffers> result_; // of the round under way
   std::deque<std::shared_ptr<Round>> pending_;
   int64_t pending_rounds_ = 0;
 

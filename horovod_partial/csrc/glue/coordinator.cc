@@ -170,8 +170,8 @@ struct Coordinator::Impl {
 
   void Perform(const Action& action, hvd::Controller& controller,
                int process_set_id, const Coordinator::Perform& perform);
-  void Reduce(const Action& action, const Group::Work& work,
-              int process_set_id, const Coordinator::Perform& perform);
+  void Reduce(const Action& action, Buffers& buffers, int process_set_id,
+              const Coordinator::Perform& perform);
 };
 
 Coordinator::Coordinator() : Coordinator(MemoryOfThisMachine()) {}
@@ -378,16 +378,15 @@ void Coordinator::Impl::Perform(const Action& action,
   switch (action.decision.kind) {
   case Kind::kRound:
   case Kind::kFlush: {
-    Group::Work work;
+    Buffers* buffers;
     {
       std::lock_guard<std::mutex> guard(member_mutex);
       in_round = true;
-      work = group.Begin(action.decision);
+      buffers = &group.Begin();
     }
     if (!action.decision.empty) {
-      Reduce(action, work, process_set_id, perform);
+      Reduce(action, *buffers, process_set_id, perform);
     }
-    work.result.reset();
     std::lock_guard<std::mutex> guard(member_mutex);
     group.Finish(action.decision, done);
     in_round = false;
@@ -416,39 +415,52 @@ void Coordinator::Impl::Perform(const Action& action,
   }
 }
 
-void Coordinator::Impl::Reduce(const Action& action, const Group::Work& work,
+// In place. Where one rank alone contributes, its tensors are sent to the
+// others, which costs half of adding zeros to them.
+void Coordinator::Impl::Reduce(const Action& action, Buffers& buffers,
                                int process_set_id,
                                const Coordinator::Perform& perform) {
   const GroupSpec& spec = action.group->spec();
   const Layout& layout = action.group->layout();
+  const bool average = spec.op == ReduceOp::kAverage;
+  const bool broadcasts = action.decision.sole >= 0;
   for (int b = 0; b < layout.buffers(); ++b) {
     const DType storage = layout.storage(b);
-    const int64_t bytes = DTypeBytes(storage);
-    auto* from = static_cast<const char*>(work.contribution->data(b));
-    auto* to = static_cast<char*>(work.result->data(b));
+    auto* data = static_cast<char*>(buffers.data(b));
     for (int64_t at = 0; at < layout.elements(b); at += kMostElements) {
       const int64_t elements =
           std::min(kMostElements, layout.elements(b) - at);
       hvd::TensorTableEntry entry;
       entry.tensor_name = RowOf(*action.group);
-      entry.tensor =
-          std::make_shared<FlatTensor>(from + at * bytes, storage, elements);
-      entry.output =
-          std::make_shared<FlatTensor>(to + at * bytes, storage, elements);
+      entry.tensor = entry.output = std::make_shared<FlatTensor>(
+          data + at * DTypeBytes(storage), storage, elements);
       entry.process_set_id = process_set_id;
       hvd::Response response;
-      response.set_response_type(hvd::Response::ALLREDUCE);
       response.add_tensor_name(entry.tensor_name);
       response.add_tensor_size(elements);
       response.set_tensor_type(HorovodType(storage));
       response.set_devices(
           std::vector<int32_t>(member->size(), CPU_DEVICE_ID));
-      response.set_prescale_factor(spec.prescale);
-      response.set_postscale_factor(spec.postscale);
-      response.set_reduce_op(spec.op == ReduceOp::kAverage
-                                 ? hvd::ReduceOp::AVERAGE
-                                 : hvd::ReduceOp::SUM);
+      if (broadcasts) {
+        entry.root_rank = action.decision.sole;
+        response.set_response_type(hvd::Response::BROADCAST);
+      } else {
+        response.set_response_type(hvd::Response::ALLREDUCE);
+        response.set_prescale_factor(spec.prescale);
+        response.set_postscale_factor(spec.postscale);
+        response.set_reduce_op(average ? hvd::ReduceOp::AVERAGE
+                                       : hvd::ReduceOp::SUM);
+      }
       perform(entry, response);
+    }
+  }
+  if (broadcasts) {
+    // As Horovod's allreduce does, and alike on all ranks.
+    for (double factor : {spec.prescale,
+                          spec.postscale / (average ? member->size() : 1)}) {
+      if (factor != 1.0) {
+        buffers.Scale(factor);
+      }
     }
   }
 }

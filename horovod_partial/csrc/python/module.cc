@@ -74,6 +74,7 @@ py::dict DecideForPython(const std::string& policy, int size,
   result["kind"] = kinds[static_cast<int>(decision.kind)];
   result["active"] = decision.active.ToVector();
   result["empty"] = decision.empty;
+  result["sole"] = decision.sole;
   result["heal"] = decision.heal;
   result["root"] = decision.root;
   result["waited_for"] = decision.waited_for.ToVector();
@@ -110,14 +111,13 @@ public:
     decision.kind = Kind::kRound;
     decision.active = SetOf(active, size_);
     decision.participants = RankSet::All(size_);
-    auto work = group_.Begin(decision);
+    Buffers& buffers = group_.Begin();
     std::vector<double> sum(elements_);
-    work.contribution->CopyOut({sum.data()});
+    buffers.CopyOut({sum.data()});
     for (int i = 0; i < elements_; ++i) {
       sum[i] += others.at(i);
     }
-    work.result->CopyIn({sum.data()});
-    work.result.reset();
+    buffers.CopyIn({sum.data()});
     std::vector<Completion> done;
     group_.Finish(decision, done);
     return Rounds(done);

@@ -256,8 +256,7 @@ private:
 
   std::vector<uint64_t> words_;
   std::vector<std::string> messages_;
-  std::vector<const Buffers*> contributions_;
-  std::vector<std::shared_ptr<Buffers>> results_;
+  std::vector<Buffers*> buffers_; // of the round under way
   std::vector<Hash> hashes_;
   std::shared_ptr<const std::string> replica_;
   std::set<std::string> sync_complete_;
@@ -617,9 +616,7 @@ void World::Step(int rank) {
     case Kind::kRound:
     case Kind::kFlush: {
       CheckBound(action);
-      auto work = action.group->Begin(action.decision);
-      contributions_[rank] = work.contribution;
-      results_[rank] = work.result;
+      buffers_[rank] = &action.group->Begin();
       break;
     }
     case Kind::kCheck:
@@ -638,7 +635,6 @@ void World::Step(int rank) {
     switch (action.decision.kind) {
     case Kind::kRound:
     case Kind::kFlush:
-      results_[rank].reset();
       action.group->Finish(action.decision, done);
       break;
     case Kind::kCheck:
@@ -744,7 +740,12 @@ void World::Reduce() {
   const std::string& name = action.group->spec().name;
   Values sum{};
   for (int r = 0; r < size(); ++r) {
-    const Values values = ValuesOf(*contributions_[r]);
+    const Values values = ValuesOf(*buffers_[r]);
+    if (action.decision.sole >= 0 && r != action.decision.sole &&
+        values != Values{}) {
+      Fail("conservation: rank " + std::to_string(r) + " contributes to a round of " +
+           name + " that is a broadcast");
+    }
     const bool stale =
         kind == Kind::kFlush || !action.decision.active.Has(r);
     const int times = stale && fault() == Fault::kLoseStale     ? 0
@@ -757,8 +758,8 @@ void World::Reduce() {
   if (action.decision.empty && sum != Values{}) {
     Fail("conservation: an empty round of " + name + " has contributions");
   }
-  for (auto& result : results_) {
-    result->CopyIn({sum.data()});
+  for (Buffers* buffers : buffers_) {
+    buffers->CopyIn({sum.data()});
   }
   auto& log = logs.at(name);
   if (action.group->next_round() != static_cast<int64_t>(log.results.size())) {
@@ -906,8 +907,7 @@ Outcome World::Run() {
   Outcome outcome;
   stepped_.assign(size(), false);
   messages_.resize(size());
-  contributions_.resize(size());
-  results_.resize(size());
+  buffers_.resize(size());
   hashes_.resize(size());
   // How eager applications are, next to background threads.
   const int eagerness = 10 + random_.Below(81);

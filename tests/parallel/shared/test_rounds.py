@@ -89,6 +89,33 @@ def test_average_counts_each_gradient_once_with_weight_one_over_size(fw, hvd, na
     assert total == 8 * (2**size - 1) / size
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_who_contributes_alone_gives_what_a_sum_with_zeros_does(fw, hvd, events, name, ranks,
+                                                                needs_two, dtype):
+    rank, size = ranks
+    values = np.random.default_rng(0).normal(size=100)
+    stock = None
+    if dtype != "bfloat16":  # which Horovod does not take
+        stock = hvd.allreduce(fw.tensor(values * (rank == 0), dtype), op=hvd.Average,
+                              name=name + ".stock")
+    hvd.partial_allreduce([fw.tensor(np.zeros(100), dtype)], name, policy="solo")
+    events.barrier()
+    if rank == 0:
+        alone, = hvd.partial_allreduce([fw.tensor(values, dtype)], name, policy="solo")
+        events.set("alone")
+    else:
+        events.wait("alone")
+    flushed = hvd.partial_flush(name)
+    if rank > 0:
+        alone = flushed[0]
+    assert alone.active == (0,)
+    got = fw.numpy(alone.tensors[0])
+    if stock is None:
+        assert np.allclose(got, values / size, rtol=2**-7)
+    else:
+        assert np.array_equal(got, fw.numpy(stock))
+
+
 @pytest.mark.parametrize("late_by", [1, 5])
 def test_a_late_rank_returns_at_once_and_its_tensors_travel_on(fw, hvd, events, name, ranks,
                                                                needs_two, late_by):
