@@ -156,12 +156,14 @@ void LateSubmissions() {
   CheckReplica(replica);
 }
 
-// A round of which all ranks wait for the heal that is due.
+// Rounds until one heals: a round that all ranks were ready for at once, before
+// an exchange had told them that a heal is due, goes without.
 void Heal() {
   Replica replica("heal", {.policy = "full", .resync_every = 1});
-  replica.Step(Gradient());
-  replica.Step(Gradient());
-  CHECK(replica.Stat("heals") >= 1);
+  for (int i = 0; i < 1000 && replica.Stat("heals") == 0; ++i) {
+    replica.Step(Gradient());
+  }
+  CHECK(replica.Stat("heals") == 1);
   replica.Flush();
   CheckReplica(replica);
 }
