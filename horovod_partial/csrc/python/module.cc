@@ -9,6 +9,7 @@
 #include "../core/decide.h"
 #include "../core/group.h"
 #include "../core/policy.h"
+#include "../sim/replay.h"
 #include "../sim/simulation.h"
 
 namespace py = pybind11;
@@ -275,6 +276,34 @@ PYBIND11_MODULE(_core, m) {
           },
           py::arg("elsewhere") = false, py::arg("joined") = false,
           py::arg("ended") = false);
+
+  py::class_<sim::ReplayResult>(m, "Replay")
+      .def_readonly("seconds", &sim::ReplayResult::seconds)
+      .def_readonly("rounds", &sim::ReplayResult::rounds)
+      .def_readonly("submissions", &sim::ReplayResult::submissions)
+      .def_readonly("mean_active", &sim::ReplayResult::mean_active)
+      .def_readonly("mean_staleness", &sim::ReplayResult::mean_staleness)
+      .def_readonly("max_staleness", &sim::ReplayResult::max_staleness)
+      .def_readonly("wait_seconds", &sim::ReplayResult::wait_seconds)
+      .def_property_readonly("rounds_per_second",
+                             &sim::ReplayResult::RoundsPerSecond)
+      .def_property_readonly("submissions_per_second",
+                             &sim::ReplayResult::SubmissionsPerSecond)
+      .def("score", &sim::ReplayResult::Score, py::arg("staleness_cost") = 0.7,
+           "Gradients submitted per second / (1 + staleness_cost x mean "
+           "staleness).");
+  m.def(
+      "replay",
+      [](const sim::Steps& steps, const std::string& policy, int64_t rounds,
+         int64_t staleness_bound, double round_seconds, uint64_t seed) {
+        return sim::Replay(steps, {ParsePolicy(policy), staleness_bound, seed,
+                                   round_seconds, rounds});
+      },
+      py::arg("steps"), py::arg("policy"), py::arg("rounds") = 1000,
+      py::arg("staleness_bound") = 8, py::arg("round_seconds") = 0.0,
+      py::arg("seed") = 0, py::call_guard<py::gil_scoped_release>(),
+      "What training would be under a policy when `steps[rank]` are the "
+      "durations, in seconds, of a rank's steps: see csrc/sim/replay.h.");
 
   auto simulation = m.def_submodule("simulation");
   py::class_<sim::Outcome>(simulation, "Outcome")
