@@ -45,7 +45,7 @@ struct ReplayResult {
 // What training would have been under another policy: runs the group of each
 // rank and Decide, the code that real ranks run, against a virtual clock. A
 // rank that comes to the end of its steps begins them anew. One thread, no
-// randomness but the policy's draws, a few microseconds per submission. Not
+// randomness but the policy's draws, about a microsecond per submission. Not
 // modelled: the time of negotiation, updates that a late rank makes for each
 // missed round beyond those within `steps`, waits for anything but rounds.
 //
