@@ -12,6 +12,7 @@ STALENESS_BOUND = "HOROVOD_PARTIAL_STALENESS_BOUND"
 CATCH_UP = "HOROVOD_PARTIAL_CATCH_UP"
 RESYNC_EVERY = "HOROVOD_PARTIAL_RESYNC_EVERY"
 SEED = "HOROVOD_PARTIAL_SEED"
+SUMMARY = "HOROVOD_PARTIAL_SUMMARY"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +38,11 @@ class Settings:
         return dataclasses.replace(self, policy=self.policy.limited_to(size))
 
 
-def resolve(policy=None, staleness_bound=None, catch_up=None, resync_every=None, seed=None, *,
-            environment=os.environ):
+def resolve(policy=None, staleness_bound=None, catch_up=None, resync_every=None, seed=None,
+            summary=None, *, environment=os.environ):
     """The settings that a call's arguments give; ``None`` means the environment variable, else
-    the default: majority, 8, replay, never, 0.
+    the default: majority, 8, replay, never, 0. ``summary`` is no setting of a group, and only
+    checked.
 
     Raises:
         ValueError: names the argument or variable, its value and what is allowed.
@@ -56,6 +58,7 @@ def resolve(policy=None, staleness_bound=None, catch_up=None, resync_every=None,
         except ValueError as error:
             raise ValueError(f"environment variable {variable}: {error}") from None
 
+    pick(summary, SUMMARY, 1, _yes_or_no)
     return Settings(
         policy=pick(policy, POLICY, "majority", Policy.of),
         staleness_bound=pick(staleness_bound, STALENESS_BOUND, 8,
@@ -65,6 +68,11 @@ def resolve(policy=None, staleness_bound=None, catch_up=None, resync_every=None,
                           lambda value: whole_number("resync_every", value, 1)) or 0,
         seed=pick(seed, SEED, 0, lambda value: whole_number("seed", value, 0)),
     )
+
+
+def summary_wanted(environment=os.environ):
+    """Whether rank 0 says at the end how the rounds went; ``resolve`` has checked the variable."""
+    return environment.get(SUMMARY, "") != "0"
 
 
 def number_or_text(text):
@@ -84,6 +92,12 @@ def whole_number(name, value, least):
     if number is None or not least <= number <= 2**62:
         raise ValueError(f"{name}={value!r} must be a whole number from {least} to 2**62")
     return number
+
+
+def _yes_or_no(value):
+    if value not in (0, 1) or isinstance(value, bool):
+        raise ValueError(f"summary={value!r} must be 1 (the default) or 0")
+    return value
 
 
 def _catch_up(value):

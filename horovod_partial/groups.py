@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from horovod_partial import _native, config, lifecycle
 from horovod_partial._native import Ask, Healing
+from horovod_partial.participation import Journal, summary
 
 _PLAIN = "partial_allreduce"
 # What the background thread may still read, by ticket, whatever becomes of the application.
@@ -108,8 +109,10 @@ class Groups:
         self._submitted = collections.Counter()  # since the last flush, by name
         self._served = weakref.WeakSet()  # TrainingGroups
         self.training = weakref.WeakSet()
+        self._gone = collections.deque(maxlen=3)  # statistics of training groups that have ended
         lifecycle.add_join_service(framework, self._join_service)
         lifecycle.add_renewal(basics, self._renew)
+        lifecycle.add_summary(basics, self._summaries)
 
     def check_op(self, op):
         """ValueError or NotImplementedError unless ``op`` is Average or Sum."""
@@ -174,8 +177,8 @@ class Groups:
 
     # ------------------------------------------------------------------------ for all groups
 
-    def stats(self, name, process_set):
-        """The numbers behind ``hvd.partial_stats``; zeros before the group's first round."""
+    def stats(self, name, process_set, journal=None):
+        """What is behind ``hvd.partial_stats``; zeros before the group's first round."""
         raw = self.library.stats(number_of(process_set), name)
         if raw is None:
             raw = dict.fromkeys(self.library.stat_names, 0.0)
@@ -190,18 +193,33 @@ class Groups:
         stats["mean_active"] = active_sum / counted if counted else 0.0
         stats["mean_staleness"] = staleness_sum / staleness_count if staleness_count else 0.0
         stats["wait_seconds"] = wait_seconds
-        return stats
+        stats.update(name=name, rank=process_set.rank(), size=process_set.size())
+        return {**stats, **journal.stats()} if journal else stats
 
     def partial_stats(self, name, process_set):
         """What happened in a group so far, as this rank saw it. No other rank is asked.
 
+        JSON of it, of each rank or in a list of all ranks', is what ``python -m
+        horovod_partial.report`` reads:
+
+        .. code-block:: python
+
+            stats = hvd.allgather_object(hvd.partial_stats(name))
+            if hvd.rank() == 0:
+                json.dump(stats, open("stats.json", "w"))
+
         Returns:
-            A dict: ``rounds`` (executed, flushes included), ``flushes``; ``fresh``, ``stale`` and
+            A dict: ``name``, ``rank`` and ``size`` (in the process set); ``rounds`` (executed, flushes included), ``flushes``; ``fresh``, ``stale`` and
             ``null`` (this rank's contributions), ``submissions``, ``late`` (those that found pending
             rounds), ``merged`` (rounds merged beyond the staleness bound), ``heals``, ``pending``,
             ``mean_active`` (ranks per round, flushes not counted), ``mean_staleness`` and
             ``max_staleness`` (pending rounds that submissions found), ``holds`` (whether the send
             buffer holds something) and ``wait_seconds`` (blocked on submissions, in total).
+
+            Of an optimizer's group also ``round`` (rounds applied), ``policy``,
+            ``staleness_histogram`` (a list: how many submissions found 0, 1, 2... pending rounds)
+            and ``step_seconds`` (the newest 1,000 steps, oldest first: seconds from getting a round
+            to the next submission; the first step after a flush does not count).
 
         Raises:
             ValueError: there is no group of this name.
@@ -209,6 +227,9 @@ class Groups:
         if (self.library.stats(number_of(process_set), name) is None
                 and not self.names.known(name)):
             raise ValueError(f"name={name!r}: there is no such group")
+        for group in self.training:
+            if (group.name, group.process_set) == (name, process_set):
+                return group.stats()
         return self.stats(name, process_set)
 
     @contextlib.contextmanager
@@ -252,10 +273,25 @@ class Groups:
 
         return serve
 
+    # --------------------------------------------------------------------------- the end
+
+    def keep_stats(self, name, process_set, journal):
+        """For the summary: of a training group that ends now."""
+        self._gone.append(self.stats(name, process_set, journal))
+
+    def _summaries(self):
+        """See ``lifecycle.add_summary``."""
+        present = [group.stats() for group in self.training
+                   if group.process_set.process_set_id is not None]
+        trained = [stats for stats in [*self._gone, *present]
+                   if stats["submissions"] and stats["size"] > 1]
+        return [summary(stats) for stats in sorted(trained, key=lambda stats: stats["name"])]
+
     # -------------------------------------------------------------------------- a new life
 
     def _renew(self, reset):
         """See ``lifecycle.add_renewal``."""
+        self._gone.clear()
         self.names.release_all(_PLAIN)
         for _, definition in self._definitions.values():
             self.library.undefine(definition)
@@ -320,6 +356,7 @@ class TrainingGroup:
         self._healing = healing
         self._definition = None  # (a number of ranks, the definition's number)
         self._before_round = {}
+        self._journal = Journal(settings.policy)
         self._expiring = []  # handles that the next flush removes
         self._under_way = None  # a submission without an answer that was read to the end
         self._submitted = 0  # since the last flush
@@ -329,10 +366,12 @@ class TrainingGroup:
         if process_set.included():
             groups.training.add(self)
             groups.names.claim(name, _Owner())
-            weakref.finalize(replica, _retire, groups, name, process_set).atexit = False
+            weakref.finalize(replica, _retire, groups, name, process_set,
+                             self._journal).atexit = False
 
     def stats(self):
-        return {"round": self.round, **self._groups.stats(self.name, self.process_set)}
+        return {"round": self.round,
+                **self._groups.stats(self.name, self.process_set, self._journal)}
 
     def save(self):
         """What a checkpoint needs: a SavedGroup, or None when there is nothing."""
@@ -351,6 +390,7 @@ class TrainingGroup:
 
     def submit(self, addresses, keep):
         """Hands in gradients: the ``addresses`` of memory that ``keep`` holds."""
+        self._journal.submitted()
         ticket = self._ask(Ask.SUBMIT, addresses)
         self._submitted += 1
         _in_use[ticket.number] = keep
@@ -361,10 +401,12 @@ class TrainingGroup:
         ``finish()``; a refused submission is over."""
         ticket, _ = self._under_way
         try:
-            return ticket.answer()
+            answer = ticket.answer()
         except Exception:
             self.finish()
             raise
+        self._journal.answered(self.process_set.rank(), answer.rounds)
+        return answer
 
     def finish(self):
         ticket, _ = self._under_way
@@ -402,6 +444,7 @@ class TrainingGroup:
         if answer.heal:
             _wait_through(self._compare())
         self._submitted = 0
+        self._journal.interrupted()
         while self._expiring:
             self._expiring.pop().remove()
 
@@ -465,6 +508,7 @@ class TrainingGroup:
         """What ``lifecycle.add_renewal`` says, for this group: a sentence or None."""
         if self._under_way is not None:
             self.finish()
+        self._journal.interrupted()
         submitted, self._submitted = self._submitted, 0
         if reset is None:
             # Rounds that this rank had pending are gone, so replicas may differ.
@@ -504,10 +548,11 @@ def _wait_through(tickets):
         ticket.wait()
 
 
-def _retire(groups, name, process_set):
+def _retire(groups, name, process_set, journal):
     """The replica is gone; so is its group once that is so on every rank."""
     groups.names.release(name)
     with contextlib.suppress(Exception):  # Horovod is gone, too
+        groups.keep_stats(name, process_set, journal)
         groups.library.ask(Ask.RETIRE, process_set.process_set_id, name, 0).close()
 
 
@@ -529,7 +574,7 @@ class PartialOptimizer:
         self._partial.drifted = True
 
     def stats(self):
-        """What happened so far, on this rank: see :func:`hvd.partial_stats`, plus ``round``."""
+        """What happened so far, on this rank: see :func:`hvd.partial_stats`."""
         return self._partial.stats()
 
     def register_before_round(self, fn):

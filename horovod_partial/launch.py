@@ -19,6 +19,8 @@ _ARGUMENTS = (
      "passed. (default: never)"),
     ("seed", "partial_seed", config.SEED, "SEED",
      "Seed of the draw of initiators and committees. (default: 0)"),
+    ("summary", "partial_summary", config.SUMMARY, "0|1",
+     "Whether rank 0 says at the end how the rounds of a training went. (default: 1)"),
 )
 
 

@@ -24,6 +24,7 @@ _exit_status = 0  # of a sys.exit that is a failure
 _resetting = None  # or whether the elastic reset under way follows a failure
 _join_services = {}  # by framework
 _renewals = {}  # by HorovodBasics
+_summaries = {}  # by HorovodBasics
 
 
 def mark_partial_job():
@@ -67,6 +68,12 @@ def add_renewal(basics, renew):
     _renewals[basics] = renew
 
 
+def add_summary(basics, summaries):
+    """Has ``summaries()`` called on rank 0 when its application has ended in the normal way. It
+    returns sentences on what was trained, which are printed."""
+    _summaries[basics] = summaries
+
+
 @contextlib.contextmanager
 def resetting(failure):
     """Around an elastic reset, which shuts Horovod down without an end of the application."""
@@ -89,7 +96,10 @@ def shut_down(basics, shut_down_horovod):
     failed = reset is None and (_failed or _is_failure(sys.exc_info()[1]))
     rank = basics.rank()
     library = _native.Library(basics.MPI_LIB_CTYPES)
+    said = []
     if reset is None and not failed:
+        if rank == 0 and basics in _summaries and config.summary_wanted():
+            said = _summaries[basics]()
         library.drain()
     if failed and _exit_status:
         # Before the others hear of it: one of them may be gone first, and be the one that the
@@ -103,7 +113,7 @@ def shut_down(basics, shut_down_horovod):
         lost.insert(0, f"what was submitted last to {', '.join(left)} was in no round (flush() "
                        "and hvd.rounds() carry it)")
     if not failed:
-        for sentence in lost:
+        for sentence in [*said, *lost]:
             _say(rank, sentence)
 
 

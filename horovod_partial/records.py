@@ -3,10 +3,12 @@
 
 import dataclasses
 import json
+import re
 import statistics
 from pathlib import Path
 
 _ROW = "partial."
+_EVENT = re.compile(r'\{"(ph|name)": "')  # how one begins
 
 
 class RecordError(ValueError):
@@ -52,7 +54,7 @@ class Record:
         estimated: how many of the ``steps`` end in a late submission of which only the two rounds
             around it are known.
         staleness: for each submission, the pending rounds that it found; may be empty.
-        policy, staleness_bound: how rounds started, where known.
+        policy: when rounds started, where known.
         contributions: for each rank a dict of its ``fresh``, ``stale`` and ``null`` ones.
         waits: for each rank the seconds that it waited in submissions.
         notes: sentences on what is missing.
@@ -66,7 +68,6 @@ class Record:
     estimated: int = 0
     staleness: list = dataclasses.field(default_factory=list)
     policy: str | None = None
-    staleness_bound: int | None = None
     contributions: list = dataclasses.field(default_factory=list)
     waits: list = dataclasses.field(default_factory=list)
     mean_active: float | None = None
@@ -127,22 +128,30 @@ def _neither(path):
 
 
 def _salvage(path, text):
-    """The objects of a list that has no end (the job was killed), or of several lists."""
+    """The events of a timeline that has no end (the job was killed), or of several in one file."""
     decoder = json.JSONDecoder()
-    values, at = [], 0
+    events, unreadable, at = [], [], 0
     while True:
         while at < len(text) and text[at] in " \t\r\n,[]":
             at += 1
         if at == len(text):
-            return values, None
+            break
         try:
-            value, at = decoder.raw_decode(text, at)
+            event, at = decoder.raw_decode(text, at)
+            if isinstance(event, dict) and "ph" in event:
+                events.append(event)
         except ValueError:
-            if not values:
-                raise RecordError(_neither(path)) from None
-            return values, (f"{path} cannot be read beyond character {at:,} of {len(text):,}; what "
-                            f"comes before, {len(values):,} events, is here.")
-        values.append(value)
+            unreadable.append(at)
+            start = _EVENT.search(text, at + 1)
+            at = start.start() if start else len(text)
+    if not events:
+        raise RecordError(_neither(path))
+    note = None
+    if unreadable:
+        note = (f"{path} cannot be read at character {unreadable[0]:,} of {len(text):,}"
+                + (f" and {len(unreadable) - 1} other places" if unreadable[1:] else "")
+                + f": was the job killed? The other {len(events):,} events are here.")
+    return events, note
 
 
 # ------------------------------------------------------------------------------------ timelines
@@ -161,7 +170,7 @@ class _Timeline:
         for event in events:
             try:
                 self._take(event)
-            except (KeyError, TypeError, ValueError):
+            except (AttributeError, KeyError, TypeError, ValueError):
                 raise RecordError(f"{self._source}: this event is not as Horovod writes it: "
                                   f"{json.dumps(event)[:200]}") from None
         lives = [life for life in self._lives if any(not r.flush for r in life.rounds)]
@@ -364,5 +373,6 @@ def _of_stats(name, sources, ranks):
         for found, submissions in enumerate(s.get("staleness_histogram", [])):
             record.staleness += [found] * submissions
     record.policy = stats[0].get("policy")
-    record.staleness_bound = stats[0].get("staleness_bound")
+    record.notes.append("Statistics do not say how long a round itself takes, which counts as no "
+                        "time here, and have no picture of each round: a timeline has both.")
     return record

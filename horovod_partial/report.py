@@ -76,9 +76,8 @@ def main(arguments=None):
     parser.add_argument("--staleness-cost", type=_cost, default=advice.STALENESS_COST,
                         metavar="COST", help="how much one round of mean staleness costs in gradient "
                         "efficiency (default: %(default)s)")
-    parser.add_argument("--staleness-bound", type=_bound, metavar="ROUNDS",
-                        help="the bound that other policies are replayed with (default: the recorded "
-                             "one where the files say it, else 8)")
+    parser.add_argument("--staleness-bound", type=_bound, default=8, metavar="ROUNDS",
+                        help="the bound that policies are replayed with (default: %(default)s)")
     args = parser.parse_args(arguments)
     try:
         import matplotlib  # noqa: F401
@@ -110,7 +109,7 @@ def _bound(text):
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def write(found, directory, staleness_cost=advice.STALENESS_COST, staleness_bound=None):
+def write(found, directory, staleness_cost=advice.STALENESS_COST, staleness_bound=8):
     """Writes report.html and its figures, and prints a few lines for each group.
 
     Args:
@@ -126,7 +125,7 @@ def write(found, directory, staleness_cost=advice.STALENESS_COST, staleness_boun
         if all(record.steps):
             advised = advice.advise(
                 record.steps, round_seconds=record.round_seconds, staleness_cost=staleness_cost,
-                staleness_bound=staleness_bound or record.staleness_bound or 8)
+                staleness_bound=staleness_bound)
         name = re.sub(r"[^\w.-]+", "-", record.name)
         figures = {}
         for kind, make in (("participation", _participation), ("arrivals", _arrivals),

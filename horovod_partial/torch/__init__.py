@@ -12,3 +12,4 @@ from horovod_partial.torch.ops import (  # noqa: F401
     excused, partial_allreduce, partial_allreduce_async, partial_flush, partial_stats, poll,
     synchronize)
 from horovod_partial.torch.optimizer import DistributedOptimizer  # noqa: F401
+from horovod_partial.torch.summary import PartialSummary  # noqa: F401

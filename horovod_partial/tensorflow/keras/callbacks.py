@@ -16,6 +16,7 @@ from horovod.tensorflow.keras.callbacks import (  # noqa: F401
 
 from horovod_partial import keras_optimizers
 from horovod_partial.groups import RoundCounter
+from horovod_partial.participation import Participation
 
 
 class _PartialCallback(keras.callbacks.Callback):
@@ -161,23 +162,9 @@ class ParticipationCallback(_PartialCallback):
     """
 
     def on_train_begin(self, logs=None):
-        self._before = self._optimizer.stats()
+        self._participation = Participation(self._optimizer)
 
     def on_epoch_end(self, epoch, logs=None):
-        now, before = self._optimizer.stats(), self._before
-        self._before = now
-        if logs is None:
-            return
-
-        def since(key, weight=lambda stats: 1):
-            return now[key] * weight(now) - before[key] * weight(before)
-
-        counted = since("rounds") - since("flushes")
-        submissions = since("submissions")
-        logs["partial_round"] = now["round"]
-        logs["partial_mean_active"] = since(
-            "mean_active", lambda stats: stats["rounds"] - stats["flushes"]) / max(counted, 1)
-        logs["partial_staleness"] = since(
-            "mean_staleness", lambda stats: stats["submissions"]) / max(submissions, 1)
-        logs["partial_late"] = since("late")
-        logs["partial_wait_seconds"] = since("wait_seconds")
+        participation = self._participation.since()
+        if logs is not None:
+            logs.update(participation)

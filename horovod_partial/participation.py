@@ -1,0 +1,88 @@
+"""How a rank took part in the rounds of a training: what its statistics have beyond the core's
+counters, how they changed since, and what is said of them at the end."""
+
+import collections
+import time
+
+KEPT = 1000  # newest steps
+
+
+class Journal:
+    """The steps of one TrainingGroup on this rank, and how late its submissions were.
+
+    Attributes:
+        policy: the group's policy.
+        steps: the newest steps' seconds, from getting a round to the next submission.
+        staleness: the number of submissions by the rounds that they found pending: a list.
+    """
+
+    def __init__(self, policy):
+        self.policy = policy
+        self.steps = collections.deque(maxlen=KEPT)
+        self.staleness = []
+        self._since = None
+
+    def submitted(self):
+        if self._since is not None:
+            self.steps.append(time.monotonic() - self._since)
+
+    def answered(self, rank, rounds):
+        """Notes the RawRounds that a submission of this member of the process set came back with."""
+        self._since = time.monotonic()
+        pending = sum(raw.count for raw in rounds) - (rank in rounds[-1].active)
+        self.staleness += [0] * (pending + 1 - len(self.staleness))
+        self.staleness[pending] += 1
+
+    def interrupted(self):
+        """What comes until the next submission is more than a step: validation, say."""
+        self._since = None
+
+    def stats(self):
+        return {"policy": str(self.policy), "staleness_histogram": list(self.staleness),
+                "step_seconds": [round(seconds, 6) for seconds in self.steps]}
+
+
+class Participation:
+    """How rounds went on this rank since the last look.
+
+    Args:
+        optimizer: a partial optimizer.
+    """
+
+    def __init__(self, optimizer):
+        self._optimizer = optimizer
+        self._before = optimizer.stats()
+
+    def since(self):
+        """A dict, of what happened since the last call or else since this object was made:
+        ``partial_round``: rounds applied so far; ``partial_mean_active``: ranks per round;
+        ``partial_staleness``: pending rounds that a submission found, on average;
+        ``partial_late``: submissions that found any; ``partial_wait_seconds``: blocked on
+        submissions."""
+        now, before = self._optimizer.stats(), self._before
+        self._before = now
+
+        def since(key, weight=lambda stats: 1):
+            return now[key] * weight(now) - before[key] * weight(before)
+
+        counted = since("rounds") - since("flushes")
+        submissions = since("submissions")
+        return {
+            "partial_round": now["round"],
+            "partial_mean_active": since(
+                "mean_active", lambda stats: stats["rounds"] - stats["flushes"]) / max(counted, 1),
+            "partial_staleness": since(
+                "mean_staleness", lambda stats: stats["submissions"]) / max(submissions, 1),
+            "partial_late": since("late"),
+            "partial_wait_seconds": since("wait_seconds"),
+        }
+
+
+def summary(stats):
+    """A training's statistics in a line."""
+    found = ", ".join(f"{times} with {pending}"
+                      for pending, times in enumerate(stats["staleness_histogram"]) if times)
+    return (f"{stats['name']!r} ({stats['policy']}): {stats['rounds']} rounds, "
+            f"{stats['mean_active']:.1f} of {stats['size']} ranks active on average. Rank "
+            f"{stats['rank']}: {stats['submissions']} submissions, {stats['wait_seconds']:.1f} s "
+            f"waited, {stats['mean_staleness']:.2f} rounds stale on average ({found}).")
