@@ -193,7 +193,9 @@ class Groups:
         stats["mean_active"] = active_sum / counted if counted else 0.0
         stats["mean_staleness"] = staleness_sum / staleness_count if staleness_count else 0.0
         stats["wait_seconds"] = wait_seconds
-        stats.update(name=name, rank=process_set.rank(), size=process_set.size())
+        member = process_set.included()
+        stats.update(name=name, rank=process_set.rank() if member else None,
+                     size=len(process_set.ranks))
         return {**stats, **journal.stats()} if journal else stats
 
     def partial_stats(self, name, process_set):
@@ -357,6 +359,7 @@ class TrainingGroup:
         self._definition = None  # (a number of ranks, the definition's number)
         self._before_round = {}
         self._journal = Journal(settings.policy)
+        self._member = None  # this rank in the process set
         self._expiring = []  # handles that the next flush removes
         self._under_way = None  # a submission without an answer that was read to the end
         self._submitted = 0  # since the last flush
@@ -392,6 +395,8 @@ class TrainingGroup:
         """Hands in gradients: the ``addresses`` of memory that ``keep`` holds."""
         self._journal.submitted()
         ticket = self._ask(Ask.SUBMIT, addresses)
+        if self._member is None:
+            self._member = self.process_set.rank()
         self._submitted += 1
         _in_use[ticket.number] = keep
         self._under_way = (ticket, keep)
@@ -405,7 +410,7 @@ class TrainingGroup:
         except Exception:
             self.finish()
             raise
-        self._journal.answered(self.process_set.rank(), answer.rounds)
+        self._journal.answered(self._member, answer.rounds)
         return answer
 
     def finish(self):
@@ -509,6 +514,7 @@ class TrainingGroup:
         if self._under_way is not None:
             self.finish()
         self._journal.interrupted()
+        self._member = None
         submitted, self._submitted = self._submitted, 0
         if reset is None:
             # Rounds that this rank had pending are gone, so replicas may differ.

@@ -110,6 +110,18 @@ def test_a_stock_script_trains_partially_by_the_environment(launch):
     result = launch(2, script("stock"), env={"HOROVOD_PARTIAL_POLICY": "solo"})
     assert result.returncode == 0, result.output
     assert result.output.count("trained partially: solo") == 2
+    # Rank 0 says how it went, once.
+    said = re.findall(r"\[rank (\d)\] horovod_partial: 'optimizer.0' \(solo\): \d+ rounds, .* of 2 "
+                      r"ranks active on average. Rank 0: 5 submissions", result.output)
+    assert said == ["0"], result.output
+
+
+def test_the_summary_can_be_switched_off(launch):
+    result = launch(2, script("stock"), env={"HOROVOD_PARTIAL_POLICY": "solo",
+                                             "HOROVOD_PARTIAL_SUMMARY": "0"})
+    assert result.returncode == 0, result.output
+    assert "trained partially: solo" in result.output
+    assert "ranks active on average" not in result.output
 
 
 KERAS = SCRIPTS / "stock_keras.py"

@@ -27,6 +27,7 @@ ENVIRONMENT = [
     ("RESYNC_EVERY", "often", "resync_every='often'"),
     ("SEED", "-1", "seed=-1 must be a whole number from 0"),
     ("SEED", "1.5", "seed='1.5'"),
+    ("SUMMARY", "2", "summary=2 must be 1 (the default) or 0"),
 ]
 
 

@@ -2,13 +2,17 @@
 
 import copy
 import inspect
+import json
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
 import horovod.torch
 import horovod_partial
 import horovod_partial.torch as hvd
+from horovod_partial import records
 from horovod_partial.torch import replica
 
 
@@ -78,7 +82,8 @@ def test_all_of_horovod_torch_is_there():
 
 
 SURFACE = ["DistributedOptimizer", "partial_allreduce", "partial_allreduce_async",
-           "partial_flush", "partial_stats", "rounds", "excused", "Round", "poll", "synchronize",
+           "partial_flush", "partial_stats", "PartialSummary", "rounds", "excused", "Round", "poll",
+           "synchronize",
            "Solo", "Majority", "Quorum", "First", "Full", "Policy"]
 
 
@@ -165,6 +170,49 @@ class TestReplica:
         replica.load(two, replica.dump(one))
         assert two.state[other]["momentum_buffer"].dtype == torch.float32
         assert replica.digest(one) == replica.digest(two)
+
+
+def train(steps):
+    model = build()
+    optimizer = hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=0.01),
+                                         model.named_parameters(), policy="first:1")
+    for number in range(steps):
+        step(optimizer, model, number)
+    return model, optimizer
+
+
+def test_statistics_are_json_that_the_report_reads(tmp_path):
+    model, optimizer = train(3)
+    optimizer.flush()
+    step(optimizer, model, 3)
+    stats = optimizer.stats()
+    assert stats == hvd.partial_stats(stats["name"])
+    assert (stats["rank"], stats["size"], stats["policy"]) == (0, 1, "first:1")
+    assert stats["staleness_histogram"] == [4]
+    assert len(stats["step_seconds"]) == 2  # between the first three submissions
+    path = tmp_path / "stats.json"
+    path.write_text(json.dumps([stats]))
+    record, = records.read([path])
+    assert (record.name, record.steps) == (stats["name"], [stats["step_seconds"]])
+
+
+def test_tensorboard_shows_how_rounds_went(tmp_path):
+    model, optimizer = train(2)
+    with SummaryWriter(tmp_path) as writer:
+        summary = hvd.PartialSummary(writer, optimizer)
+        step(optimizer, model, 2)
+        summary.log()
+        step(optimizer, model, 3)
+        step(optimizer, model, 4)
+        summary.log(step=70)
+    shown = EventAccumulator(str(tmp_path))
+    shown.Reload()
+    rounds, active, late = ([(e.step, e.value) for e in shown.Scalars(f"partial_{tag}")]
+                            for tag in ("round", "mean_active", "late"))
+    assert (rounds, active, late) == ([(3, 3), (70, 5)], [(3, 1), (70, 1)], [(3, 0), (70, 0)])
+    assert shown.Scalars("partial_wait_seconds")[0].value < optimizer.stats()["wait_seconds"]
+    with pytest.raises(ValueError, match="not a partial"):
+        hvd.PartialSummary(None, torch.optim.SGD(model.parameters(), lr=0.01))
 
 
 def test_the_versions_agree():

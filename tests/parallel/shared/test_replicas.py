@@ -30,6 +30,11 @@ def test_replicas_are_identical_after_many_late_rounds(fw, hvd, events, name, ra
     assert identical(fw, trainer)
     assert trainer.optimizer.round == stats["rounds"]
     assert stats["merged"] == stats["heals"] == 0  # identical by replay, not by healing
+    found = stats["staleness_histogram"]
+    assert (sum(found), sum(found[1:])) == (stats["submissions"], stats["late"])
+    assert sum(i * times for i, times in enumerate(found)) == pytest.approx(
+        stats["mean_staleness"] * stats["submissions"])
+    assert len(stats["step_seconds"]) == stats["submissions"] - 1
     if ranks[1] > 1:
         late = hvd.allreduce(fw.tensor([float(stats["late"])]), op=hvd.Sum, name=name)
         assert fw.values(late)[0] >= 4
