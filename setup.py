@@ -151,7 +151,7 @@ setup(
     ext_modules=[Extension("horovod_partial._core", sources=[])],
     cmdclass={"build_py": BuildPy, "build_ext": BuildExt},
     install_requires=["cloudpickle", "psutil", "pyyaml", "packaging", "cffi>=1.4.0"],
-    extras_require={"pytorch": [TORCH], "tensorflow": [TENSORFLOW]},
+    extras_require={"pytorch": [TORCH], "tensorflow": [TENSORFLOW], "report": ["matplotlib>=3.10"]},
     entry_points={"console_scripts": ["horovodrun = horovod.runner.launch:run_commandline"]},
     zip_safe=False,
     classifiers=[
