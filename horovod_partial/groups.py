@@ -559,6 +559,7 @@ def _retire(groups, name, process_set, journal):
     groups.names.release(name)
     with contextlib.suppress(Exception):  # Horovod is gone, too
         groups.keep_stats(name, process_set, journal)
+    with contextlib.suppress(Exception):
         groups.library.ask(Ask.RETIRE, process_set.process_set_id, name, 0).close()
 
 

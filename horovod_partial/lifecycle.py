@@ -16,6 +16,8 @@ import contextlib
 import os
 import sys
 
+from horovod.common.exceptions import HorovodInternalError
+
 from horovod_partial import _native, config
 
 _partial_job = False
@@ -99,7 +101,9 @@ def shut_down(basics, shut_down_horovod):
     said = []
     if reset is None and not failed:
         if rank == 0 and basics in _summaries and config.summary_wanted():
-            said = _summaries[basics]()
+            # Another rank's failure may have ended Horovod.
+            with contextlib.suppress(HorovodInternalError, ValueError):
+                said = _summaries[basics]()
         library.drain()
     if failed and _exit_status:
         # Before the others hear of it: one of them may be gone first, and be the one that the
