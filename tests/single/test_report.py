@@ -89,16 +89,17 @@ def test_the_steps_of_a_late_rank(tmp_path):
     timeline = Timeline().row(1, "partial.g")
     timeline.round(0, 0, {0: 0, 1: 0})
     timeline.round(1, 100, {0: 100}, null=[1])
-    timeline.round(2, 200, {0: 200}, stale=[1])
+    timeline.round(2, 200, {0: 200}, null=[1])
     timeline.round(3, 300, {0: 300}, stale=[1])
-    timeline.round(4, 400, {0: 400, 1: 390})
+    timeline.round(4, 400, {0: 400}, stale=[1])
+    timeline.round(5, 500, {0: 500, 1: 490})
     record, = records.read([timeline.write(tmp_path / "t.json")])
-    assert record.steps[0] == pytest.approx(4 * [0.09])
-    # From 10 to 390 ms, rank 1 was late between 100 and 200, 200 and 300, 300 and 390: it found
-    # round 3 pending before it was ready for round 4.
-    assert record.steps[1] == pytest.approx([0.095, 0.095, 0.1, 0.09])
+    assert record.steps[0] == pytest.approx(5 * [0.09])
+    # From 10 to 490 ms, rank 1 was late between 200 and 300, 300 and 400, 400 and 490: it found
+    # round 4 pending before it was ready for round 5.
+    assert record.steps[1] == pytest.approx([0.19, 0.1, 0.1, 0.09])
     assert record.estimated == 3
-    assert sorted(record.staleness) == 5 * [0] + 3 * [1]
+    assert sorted(record.staleness) == 6 * [0] + [1, 1, 2]
     assert record.waits == pytest.approx([0, 0.01])
     assert record.rounds_per_second == pytest.approx(10)
     assert record.round_seconds == pytest.approx(0.01)
@@ -130,9 +131,9 @@ def test_groups_that_begin_anew(tmp_path):
     """Another optimizer of the same name, and a job that went on with less ranks."""
     timeline = Timeline().row(1, "partial.g").row(2, "allreduce.loss")
     timeline.add("B", 0, "ALLREDUCE", pid=2)
-    for size in (3, 3, 2):
-        timeline.round(0, 0, dict.fromkeys(range(size), 0))
-        timeline.round(1, 100, dict.fromkeys(range(size), 100))
+    for size, first in ((3, 0), (3, 0), (2, 2)):
+        timeline.round(first, 0, dict.fromkeys(range(size), 0))
+        timeline.round(first + 1, 100, dict.fromkeys(range(size), 100))
     found = records.read([timeline.write(tmp_path / "t.json")])
     assert [(r.name, r.size, len(r.rounds)) for r in found] == [
         ("g (1)", 3, 2), ("g (2)", 3, 2), ("g (3)", 2, 2)]
