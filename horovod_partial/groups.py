@@ -211,17 +211,19 @@ class Groups:
                 json.dump(stats, open("stats.json", "w"))
 
         Returns:
-            A dict: ``name``, ``rank`` and ``size`` (in the process set); ``rounds`` (executed, flushes included), ``flushes``; ``fresh``, ``stale`` and
-            ``null`` (this rank's contributions), ``submissions``, ``late`` (those that found pending
+            A dict: ``name``, ``rank`` and ``size`` (in the process set); ``rounds`` (executed,
+            flushes included), ``flushes``; ``fresh``, ``stale`` and ``null`` (this rank's
+            contributions), ``submissions``, ``late`` (those that found pending
             rounds), ``merged`` (rounds merged beyond the staleness bound), ``heals``, ``pending``,
             ``mean_active`` (ranks per round, flushes not counted), ``mean_staleness`` and
             ``max_staleness`` (pending rounds that submissions found), ``holds`` (whether the send
             buffer holds something) and ``wait_seconds`` (blocked on submissions, in total).
 
             Of an optimizer's group also ``round`` (rounds applied), ``policy``,
-            ``staleness_histogram`` (a list: how many submissions found 0, 1, 2... pending rounds)
-            and ``step_seconds`` (the newest 1,000 steps, oldest first: seconds from getting a round
-            to the next submission; the first step after a flush does not count).
+            ``staleness_histogram`` (a list: how many submissions found 0, 1, 2... 99, and 100 or
+            more pending rounds, as far as there were any) and ``step_seconds`` (the newest 1,000
+            steps, oldest first: seconds from getting a round to the next submission; the first
+            step after a flush does not count).
 
         Raises:
             ValueError: there is no group of this name.

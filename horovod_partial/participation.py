@@ -5,6 +5,7 @@ import collections
 import time
 
 KEPT = 1000  # newest steps
+MOST = 100  # pending rounds that are told apart: an excused rank may find any number
 
 
 class Journal:
@@ -13,7 +14,8 @@ class Journal:
     Attributes:
         policy: the group's policy.
         steps: the newest steps' seconds, from getting a round to the next submission.
-        staleness: the number of submissions by the rounds that they found pending: a list.
+        staleness: the number of submissions by the rounds that they found pending: a list, whose
+            entry 100, if there is one, stands for that many or more.
     """
 
     def __init__(self, policy):
@@ -30,6 +32,7 @@ class Journal:
         """Notes the RawRounds that a submission of this member of the process set came back with."""
         self._since = time.monotonic()
         pending = sum(raw.count for raw in rounds) - (rank in rounds[-1].active)
+        pending = min(pending, MOST)
         self.staleness += [0] * (pending + 1 - len(self.staleness))
         self.staleness[pending] += 1
 

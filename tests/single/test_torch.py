@@ -13,6 +13,8 @@ import horovod.torch
 import horovod_partial
 import horovod_partial.torch as hvd
 from horovod_partial import records
+from horovod_partial._native import RawRound
+from horovod_partial.participation import Journal
 from horovod_partial.torch import replica
 
 
@@ -194,6 +196,14 @@ def test_statistics_are_json_that_the_report_reads(tmp_path):
     path.write_text(json.dumps([stats]))
     record, = records.read([path])
     assert (record.name, record.steps) == (stats["name"], [stats["step_seconds"]])
+
+
+def test_a_histogram_of_staleness_stays_small():
+    journal = Journal("solo")
+    for count in (1, 10**6):
+        journal.answered(0, [RawRound(0, count, False, False, (1,), None)])
+    journal.answered(1, [RawRound(0, 3, False, False, (1,), None)])  # active in the newest
+    assert journal.staleness == [0, 1, 1] + 97 * [0] + [1]
 
 
 def test_tensorboard_shows_how_rounds_went(tmp_path):
