@@ -29,7 +29,7 @@ class Journal:
             self.steps.append(time.monotonic() - self._since)
 
     def answered(self, rank, rounds):
-        """Notes the RawRounds that a submission of this member of the process set came back with."""
+        """Notes the RawRounds that came back to a submission of this member of the process set."""
         self._since = time.monotonic()
         pending = sum(raw.count for raw in rounds) - (rank in rounds[-1].active)
         pending = min(pending, MOST)

@@ -69,13 +69,13 @@ def main(arguments=None):
         prog="python -m horovod_partial.report", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", metavar="FILE",
-                        help="a timeline (HOROVOD_TIMELINE), also one that is cut short, or JSON of "
-                             "optimizer.stats() or hvd.partial_stats()")
+                        help="a timeline (HOROVOD_TIMELINE), also one that is cut short, or JSON "
+                             "of optimizer.stats() or hvd.partial_stats()")
     parser.add_argument("-o", "--output", type=Path, default=Path("partial-report"), metavar="DIR",
                         help="where report.html and the figures go (default: partial-report)")
     parser.add_argument("--staleness-cost", type=_cost, default=advice.STALENESS_COST,
-                        metavar="COST", help="how much one round of mean staleness costs in gradient "
-                        "efficiency (default: %(default)s)")
+                        metavar="COST", help="how much one round of mean staleness costs in "
+                        "gradient efficiency (default: %(default)s)")
     parser.add_argument("--staleness-bound", type=_bound, default=8, metavar="ROUNDS",
                         help="the bound that policies are replayed with (default: %(default)s)")
     args = parser.parse_args(arguments)

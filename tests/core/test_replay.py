@@ -18,8 +18,8 @@ def test_full_goes_at_the_pace_of_the_slowest_rank():
 def test_first_3_goes_at_the_pace_of_the_three_others():
     result = replay(SLOW, "first:3", rounds=90)
     assert result.seconds == 90 * 0.25
-    # The slow rank submits at every third round's time, and is late: it has missed two rounds by the
-    # first time, three by each later one.
+    # The slow rank submits at every third round's time, and is late: it has missed two rounds by
+    # the first time, three by each later one.
     assert result.submissions == 3 * 90 + 30
     assert (result.mean_active, result.max_staleness) == (3, 3)
     assert result.mean_staleness == (2 + 29 * 3) / 300

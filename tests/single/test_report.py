@@ -11,8 +11,8 @@ import pytest
 from common import ROOT
 from horovod_partial import advice, records, report
 
-# examples/pytorch_digits.py on 4 ranks: 20 rounds under full, then 20 under first:3. Rank 3 was slow:
-# 60 ms a step on the others, 180 ms on this one.
+# examples/pytorch_digits.py on 4 ranks: 20 rounds under full, then 20 under first:3. A step took
+# rank 3 180 ms, the others 60 ms.
 RECORDED = gzip.decompress((ROOT / "tests/data/timeline.json.gz").read_bytes()).decode()
 
 
