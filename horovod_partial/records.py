@@ -57,6 +57,9 @@ class Record:
         policy: when rounds started, where known.
         contributions: for each rank a dict of its ``fresh``, ``stale`` and ``null`` ones.
         waits: for each rank the seconds that it waited in submissions.
+        mean_active: active ranks per round.
+        rounds_per_second: without the time around flushes; None where it is not known.
+        round_seconds: the median from a round's start to its result; 0 where it is not known.
         notes: sentences on what is missing.
     """
 
