@@ -26,6 +26,8 @@ class Round:
         active, stale, null: ranks of the process set, by what they contributed.
         waited_for: the ranks that were waited for last.
         ready: when each active rank was seen ready; empty for a group's first round.
+        late: when ranks were seen to have made the late submission that this round carries.
+        policy: why it started.
         flush: whether it is a flush, which has none of the above but its times.
     """
 
@@ -37,6 +39,8 @@ class Round:
     null: tuple = ()
     waited_for: tuple = ()
     ready: dict = dataclasses.field(default_factory=dict)
+    late: dict = dataclasses.field(default_factory=dict)
+    policy: str | None = None
     flush: bool = False
 
 
@@ -162,7 +166,8 @@ def _salvage(path, text):
 class _Timeline:
     """Reads the rows of partial groups in a timeline. The events of a row, as
     ``csrc/glue/coordinator.cc`` and Horovod write them: NEGOTIATE_ALLREDUCE from the first rank
-    that is ready, with a mark for each; ROUND, FLUSH or HEAL; ALLREDUCE while it runs."""
+    that is ready, with a mark for each; LATE for late submissions; ROUND, FLUSH or HEAL; ALLREDUCE
+    while it runs."""
 
     def __init__(self, source):
         self._source = source
@@ -205,7 +210,7 @@ class _Row:
         self._name = name
         self._lives = lives
         self._life = None
-        self._ready = {}
+        self._ready, self._late = {}, {}
         self._open = []  # events without an end
 
     def take(self, phase, name, when, args):
@@ -218,18 +223,21 @@ class _Row:
         elif name == "ROUND":
             self._add(Round(
                 index=int(args["round"]), start=when, end=when, waited_for=tuple(
-                    args["waited_for"]), ready=self._ready,
+                    args["waited_for"]), ready=self._ready, late=self._late,
+                policy=args.get("policy"),
                 **{how: tuple(map(int, args[how])) for how in ("active", "stale", "null")}))
         elif name == "FLUSH":
             self._add(Round(index=int(args["round"]), start=when, end=when, flush=True))
         elif name == "HEAL":
             if self._life is not None:
                 self._life.rounds[-1].end = when
+        elif name == "LATE":
+            self._late.update(dict.fromkeys(map(int, args["ranks"]), when))
         elif name is not None and name.isdigit():
             self._ready[int(name)] = when
 
     def _add(self, new):
-        self._ready = {}
+        self._ready, self._late = {}, {}
         life = self._life
         size = len(new.active) + len(new.stale) + len(new.null)
         if (life is None or new.index <= life.rounds[-1].index
@@ -252,6 +260,7 @@ class _Life:
         name = self.name if number is None else f"{self.name} ({number})"
         record = Record(name, source, self.size, self.rounds)
         rounds = [r for r in self.rounds if not r.flush]
+        record.policy = rounds[-1].policy
         record.contributions = [
             {how: sum(rank in of for of in ranks) for how, ranks in (
                 ("fresh", [r.active for r in rounds]), ("stale", [r.stale for r in rounds]),
@@ -316,7 +325,9 @@ class _Steps:
             self._taken = this.index
 
     def _submits_late(self, before, this, mark):
-        interval = before.start, this.start if mark is None else mark
+        seen = this.late.get(self._rank)
+        interval = (seen, seen) if seen is not None else (
+            before.start, this.start if mark is None else mark)
         if self._since is None:
             self._since = sum(interval) / 2
         else:
@@ -333,12 +344,13 @@ class _Steps:
         if mark is None:
             if not late:
                 return
-            mark = sum(late.pop()) / 2
-            self.estimated += 1
+            earliest, latest = late.pop()
+            mark = (earliest + latest) / 2
+            self.estimated += earliest < latest
         pace = (mark - self._since) / (len(late) + 1)
         times = [min(max(self._since + (i + 1) * pace, earliest), latest)
                  for i, (earliest, latest) in enumerate(late)]
-        self.estimated += len(late)
+        self.estimated += sum(earliest < latest for earliest, latest in late)
         for start, end in zip([self._since, *times], [*times, mark]):
             self.seconds.append(max(end - start, 0.0))
 

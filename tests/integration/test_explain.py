@@ -49,6 +49,7 @@ def test_the_timeline_shows_who_was_active(launch, tmp_path):
             rows[names.get(event["pid"])].append(event)
     events = rows["partial.recorded"]
     rounds = [event["args"] for event in events if event.get("name") == "ROUND"]
+    assert {round_.pop("policy") for round_ in rounds} == {"solo"}
     # As recorded.py scripts it.
     assert rounds == [
         {"round": 0, "active": [0, 1], "stale": [], "null": [], "waited_for": []},
@@ -60,6 +61,8 @@ def test_the_timeline_shows_who_was_active(launch, tmp_path):
     assert [event["name"] for event in events
             if event.get("name") in ("ALLREDUCE", "BROADCAST") and event["ph"] == "B"] == [
         "ALLREDUCE", "BROADCAST", "ALLREDUCE", "ALLREDUCE"]
+    late = [event["args"] for event in events if event.get("name") == "LATE"]
+    assert late == 2 * [{"ranks": [1]}]
     flushes = [event["args"] for event in events if event.get("name") == "FLUSH"]
     assert flushes == [{"round": 4, "empty": True}]
     # Each rank that was ready has its mark in a negotiation, as in Horovod's own operations.

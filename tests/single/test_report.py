@@ -105,6 +105,20 @@ def test_the_steps_of_a_late_rank(tmp_path):
     assert record.round_seconds == pytest.approx(0.01)
 
 
+def test_late_submissions_that_were_seen(tmp_path):
+    timeline = Timeline().row(1, "partial.g")
+    timeline.round(0, 0, {0: 0, 1: 0})
+    timeline.round(1, 100, {0: 100}, null=[1])
+    timeline.add("X", 190, "LATE", ranks=[1])
+    timeline.round(2, 200, {0: 200}, stale=[1])
+    timeline.add("X", 360, "LATE", ranks=[1])
+    timeline.round(3, 400, {0: 400, 1: 390})
+    timeline.events[-5]["args"]["policy"] = "solo"
+    record, = records.read([timeline.write(tmp_path / "t.json")])
+    assert record.steps[1] == pytest.approx([0.18, 0.17, 0.03])
+    assert (record.estimated, record.policy) == (0, "solo")
+
+
 def test_what_comes_after_a_flush_is_no_step(tmp_path):
     timeline = Timeline().row(1, "partial.g")
     timeline.round(0, 0, {0: 0, 1: 0})

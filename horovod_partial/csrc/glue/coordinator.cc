@@ -153,6 +153,7 @@ struct Coordinator::Impl {
   // What the timeline has of a group's next round.
   struct Negotiation {
     RankSet ready;
+    RankSet late; // has made a late submission, which the round will carry
     RankSet waited_for;
   };
   hvd::Timeline* timeline = nullptr;
@@ -254,20 +255,32 @@ void Coordinator::Impl::NoteStalls() {
 }
 
 // The negotiation of a round appears as that of Horovod's own operations does:
-// from the first rank that is ready, with a mark for each.
+// from the first rank that is ready, with a mark for each. Late submissions
+// are noted, too.
 void Coordinator::Impl::RecordNegotiations() {
   if (!timeline->Initialized()) {
     return;
   }
   for (const auto& group : member->groups()) {
     const std::string& name = group->spec().name;
-    const RankSet& ready = member->LastView(name)[Say::kReady];
+    const View& view = member->LastView(name);
+    const RankSet& ready = view[Say::kReady];
+    const RankSet late = view[Say::kHolds] - ready;
+    if (ready.Empty() && late.Empty()) {
+      continue;
+    }
+    const RankSet nobody(member->size());
+    auto known =
+        negotiations.emplace(name, Negotiation{nobody, nobody, nobody});
+    auto& negotiation = known.first->second;
+    const RankSet news = late - negotiation.late;
+    if (!news.Empty()) {
+      timeline->Note(RowOf(*group), "LATE", "\"ranks\": " + JsonOf(news));
+      negotiation.late = negotiation.late | news;
+    }
     if (ready.Empty()) {
       continue;
     }
-    auto known = negotiations.emplace(
-        name, Negotiation{RankSet(member->size()), RankSet(member->size())});
-    auto& negotiation = known.first->second;
     timeline->NegotiateStart(RowOf(*group), hvd::Request::ALLREDUCE);
     for (int rank : (ready - negotiation.ready).ToVector()) {
       timeline->NegotiateRankReady(RowOf(*group), rank);
@@ -299,12 +312,14 @@ void Coordinator::Impl::RecordAction(const Action& action) {
             ", \"null\": " + JsonOf(passive - decision.stale) +
             ", \"waited_for\": " +
             (known == negotiations.end() ? "[]"
-                                         : JsonOf(known->second.waited_for));
+                                         : JsonOf(known->second.waited_for)) +
+            ", \"policy\": \"" + group.spec().policy.ToString() + "\"";
     negotiations.erase(group.spec().name);
     timeline->Note(RowOf(group), "ROUND", args);
     return;
   }
   case Kind::kFlush:
+    negotiations.erase(group.spec().name);
     timeline->Note(RowOf(group), "FLUSH",
                    args + "\"empty\": " +
                        (decision.empty ? "true" : "false"));
