@@ -167,7 +167,7 @@ class _Timeline:
     """Reads the rows of partial groups in a timeline. The events of a row, as
     ``csrc/glue/coordinator.cc`` and Horovod write them: NEGOTIATE_ALLREDUCE from the first rank
     that is ready, with a mark for each; LATE for late submissions; ROUND, FLUSH or HEAL; ALLREDUCE
-    while it runs."""
+    or BROADCAST while it runs."""
 
     def __init__(self, source):
         self._source = source
