@@ -120,7 +120,7 @@ private:
   void Execute(const Decision& decision) {
     now_ += setting_.round_seconds;
     for (int rank = 0; rank < size_; ++rank) {
-      groups_[rank]->Begin(decision).result->Zero();
+      groups_[rank]->Begin();
       groups_[rank]->Finish(decision, done_);
       if (!done_.empty()) { // active
         waited_ += now_ - submitted_[rank];
