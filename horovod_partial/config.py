@@ -58,8 +58,7 @@ def resolve(policy=None, staleness_bound=None, catch_up=None, resync_every=None,
         except ValueError as error:
             raise ValueError(f"environment variable {variable}: {error}") from None
 
-    pick(summary, SUMMARY, 1, _yes_or_no)
-    return Settings(
+    settings = Settings(
         policy=pick(policy, POLICY, "majority", Policy.of),
         staleness_bound=pick(staleness_bound, STALENESS_BOUND, 8,
                              lambda value: whole_number("staleness_bound", value, 1)),
@@ -68,6 +67,8 @@ def resolve(policy=None, staleness_bound=None, catch_up=None, resync_every=None,
                           lambda value: whole_number("resync_every", value, 1)) or 0,
         seed=pick(seed, SEED, 0, lambda value: whole_number("seed", value, 0)),
     )
+    pick(summary, SUMMARY, 1, _yes_or_no)
+    return settings
 
 
 def summary_wanted(environment=os.environ):
