@@ -1,7 +1,7 @@
 """How a rank took part in the rounds of a training: what its statistics have beyond the core's
 counters, how they changed since, and what is said of them at the end."""
 
-import collections
+import array
 import time
 
 KEPT = 1000  # newest steps
@@ -13,20 +13,28 @@ class Journal:
 
     Attributes:
         policy: the group's policy.
-        steps: the newest steps' seconds, from getting a round to the next submission.
         staleness: the number of submissions by the rounds that they found pending: a list, whose
             entry 100, if there is one, stands for that many or more.
     """
 
     def __init__(self, policy):
         self.policy = policy
-        self.steps = collections.deque(maxlen=KEPT)
         self.staleness = []
+        # Of full size from the start: a training's memory stays flat.
+        self._seconds = array.array("d", [0.0]) * KEPT
+        self._steps = 0
         self._since = None
+
+    @property
+    def steps(self):
+        """The newest steps' seconds, from getting a round to the next submission, oldest first."""
+        start = max(self._steps - KEPT, 0)
+        return [self._seconds[step % KEPT] for step in range(start, self._steps)]
 
     def submitted(self):
         if self._since is not None:
-            self.steps.append(time.monotonic() - self._since)
+            self._seconds[self._steps % KEPT] = time.monotonic() - self._since
+            self._steps += 1
 
     def answered(self, rank, rounds):
         """Notes the RawRounds that came back to a submission of this member of the process set."""
