@@ -255,8 +255,9 @@ class Groups:
     def _join_service(self):
         leaves = False
         # Side by side: in two process sets, ranks may come to two heals in opposite order.
-        services = {group: group.service(lambda: leaves) for group in self._served
-                    if group.process_set.process_set_id is not None}
+        services = {group: service for group in list(self._served)
+                    if group.process_set.process_set_id is not None
+                    and (service := group.service(lambda: leaves))}
         tickets = {group: next(service) for group, service in services.items()}
 
         def serve(joined):
@@ -494,7 +495,12 @@ class TrainingGroup:
 
     def service(self, leaves):
         """In join(): applies rounds and takes part in flushes until ``leaves()``, which
-        ``unlisten()`` is to follow. Yields each Ticket that it waits for."""
+        ``unlisten()`` is to follow. Yields each Ticket that it waits for. None when the replica is
+        gone; otherwise it does not go meanwhile, and the group with it."""
+        replica = self._replica()
+        return None if replica is None else self._serve(leaves, replica)
+
+    def _serve(self, leaves, replica):
         while not leaves():
             ticket = self._ask(Ask.LISTEN)
             yield ticket
@@ -503,6 +509,7 @@ class TrainingGroup:
             ticket.close()
             if not answer.again and answer.heal:
                 yield from self._compare()
+        del replica  # held until here
 
     def unlisten(self):
         ticket = self._ask(Ask.UNLISTEN)

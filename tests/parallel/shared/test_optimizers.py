@@ -1,5 +1,7 @@
 """Several optimizers at once, and what else a training does: metrics, evaluations, join()."""
 
+import gc
+
 import numpy as np
 import pytest
 
@@ -78,3 +80,18 @@ def test_join_per_epoch_with_two_optimizers(fw, hvd, name, ranks, policy):
         assert identical(fw, trainer)
         assert submissions(fw, trainer) == expected
         assert trainer.optimizer.round == trainer.optimizer.stats()["rounds"]
+
+
+def test_an_optimizer_that_is_garbage_stays_until_join_is_over(fw, hvd, name, ranks, needs_two):
+    """Or the rank would take part in its group's rounds while it gives the group up."""
+    rank, _ = ranks
+    kept, dropped = (fw.trainer("sgd", policy="solo", name=name + which)
+                     for which in ("kept", "dropped"))
+    dropped.cycle = dropped
+    del dropped
+    kept.optimizer.register_before_round(lambda round_: gc.collect())
+    if rank > 0:
+        kept.step(rank, 0)
+    hvd.join()
+    kept.optimizer.flush()
+    assert identical(fw, kept)
