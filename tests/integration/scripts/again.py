@@ -1,7 +1,9 @@
 """`again.py torch|tensorflow [MPI]`: several lives of Horovod in one process, each with an end of its
 own. Ranks contribute 2**rank. MPI: mpi4py owns MPI, or it would end with the first life."""
 
+import contextlib
 import importlib
+import itertools
 import sys
 
 if sys.argv[2:]:
@@ -87,6 +89,7 @@ for life in range(5):
             # Operations that other ranks never submit.
             stale = [hvd.allreduce_async(array([1.0]), name="alone"),
                      hvd.grouped_allreduce_async([array([1.0])] * 2, name="grouped")]
+        hvd.barrier()
     if size > 1 and life == 3 and rank == size - 1:
         # A failure, which ends this life for all.
         try:
@@ -95,7 +98,11 @@ for life in range(5):
             hvd.shutdown()
     elif size > 1 and life == 3:
         if framework == "torch":
-            stale += [hvd.partial_allreduce_async([array([1.0])], "late", policy="full")]
+            # Horovod ends while this rank submits.
+            with contextlib.suppress(HorovodInternalError):
+                stale += [hvd.partial_allreduce_async([array([1.0])], "late", policy="full")]
+                for number in itertools.count():
+                    stale += [hvd.allreduce_async(array([1.0]), name=f"late.{number}")]
         else:
             raises(gone, "shut down", hvd.partial_allreduce, [array([1.0])], "late", policy="full")
         raises(gone, "shut down", hvd.allreduce, array([1.0]))
