@@ -28,9 +28,9 @@ constexpr size_t kWords = 5;
 
 // csrc/glue/control_plane.cc
 struct Frame {
-  enum Type : uint32_t { kWake, kUp, kDown };
+  enum Type : uint32_t { kWake, kAlong, kWithNews, kUp, kDown };
   uint32_t type;
-  uint32_t words;
+  uint32_t bytes;
   uint64_t number;
 };
 struct Hello {
@@ -54,10 +54,11 @@ std::string DamagedFrames(Frame::Type type, Random& random) {
   };
   for (uint64_t exchange = 0; exchange < kExchanges; ++exchange) {
     if (random() % 2 == 0) {
-      const Frame wake{Frame::kWake, 0, exchange};
+      const auto of_cycle = static_cast<Frame::Type>(random() % Frame::kUp);
+      const Frame wake{of_cycle, 0, exchange};
       add(&wake, sizeof(wake));
     }
-    const Frame frame{type, kWords, exchange};
+    const Frame frame{type, kWords * sizeof(long long), exchange};
     const std::vector<long long> words(kWords, -1);
     add(&frame, sizeof(frame));
     add(words.data(), kWords * sizeof(long long));
@@ -163,7 +164,25 @@ void FuzzFrames(uint64_t seed, int count) {
                                   std::chrono::seconds(10));
         plane->BeginCycle();
         std::vector<long long> words(kWords, -1);
-        plane->Combine(words.data(), words.size(), ControlPlane::Op::kAnd);
+        switch (e % 3) {
+        case 0:
+          plane->Combine(words.data(), words.size(), ControlPlane::Op::kAnd);
+          break;
+        case 1:
+          plane->Reduce(words.data(), words.size(), sizeof(long long),
+                        [](void* result, const void* a, const void* b,
+                           size_t elements) {
+                          for (size_t i = 0; i < elements; ++i) {
+                            static_cast<unsigned long long*>(result)[i] =
+                                static_cast<const unsigned long long*>(a)[i] +
+                                static_cast<const unsigned long long*>(b)[i];
+                          }
+                        });
+          break;
+        default:
+          plane->Broadcast(words.data(), words.size() * sizeof(long long),
+                           parent ? 0 : 1);
+        }
         ++exchanges;
       }
     } catch (const std::bad_alloc&) {

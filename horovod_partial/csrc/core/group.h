@@ -114,6 +114,8 @@ public:
   int64_t pending() const { return pending_rounds_; }
   bool holds() const { return holds_; }
   bool retired() const { return retired_; }
+  Stage stage() const { return stage_; }
+  const RankSet& participants() const { return participants_; }
   bool drifted() const { return merged_ || drifted_; }
   const Buffers& send_buffer() const { return *send_; } // holds()
   const std::deque<std::shared_ptr<Round>>& receive_queue() const {

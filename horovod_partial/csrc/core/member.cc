@@ -249,13 +249,68 @@ bool Member::Ended() const {
 
 void Member::EndCycle() { settled_ = Speak(); }
 
-bool Member::Wants() const {
+Want Member::WantOf(const Group& group, const std::array<bool, kSays>& now,
+                    const std::array<bool, kSays>& before) const {
+  auto said = [](const auto& says, Say what) {
+    return says[static_cast<int>(what)];
+  };
+  auto news = [&](Say what) { return said(now, what) && !said(before, what); };
+  const GroupSpec& spec = group.spec();
+  const bool full = spec.policy.kind == PolicyKind::kFull;
+  const bool unvetoes =
+      !said(now, Say::kVeto) && said(before, Say::kVeto);
+  if (news(Say::kApart) || news(Say::kRetired) || (unvetoes && !full)) {
+    return Want::kNow;
+  }
+  auto found = views_.find(spec.name);
+  if (found == views_.end()) {
+    return Want::kNow;
+  }
+  const View& view = found->second;
+  const RankSet committee =
+      spec.policy.kind == PolicyKind::kMajority ||
+              spec.policy.kind == PolicyKind::kQuorum
+          ? DrawCommittee(spec.seed, spec.name, group.next_round(),
+                          spec.policy.k, size_)
+          : RankSet(size_);
+  const bool member = committee.Has(rank_);
+  // A committee that is still to come will say so itself, with a cycle in which
+  // this rank's readiness is heard. So excuses of its members are always told.
+  const bool heard_later =
+      !member && !HealDue(spec, view) &&
+      !(committee - view[Say::kReady] - view[Say::kExcused]).Empty();
+  if (news(Say::kReady) && !full && !heard_later) {
+    return Want::kNow;
+  }
+  if (news(Say::kExcused) && (member || !view[Say::kReady].Empty())) {
+    return Want::kNow;
+  }
+  const bool of_all = group.stage() == Stage::kCheck &&
+                      group.participants().Full();
+  if (news(Say::kSynced) && !of_all) {
+    return Want::kNow;
+  }
+  // These need every rank.
+  if ((full && (news(Say::kReady) || unvetoes)) || news(Say::kFlushing) ||
+      news(Say::kCaller) || news(Say::kSynced)) {
+    return Want::kTogether;
+  }
+  for (Say what : {Say::kReady, Say::kFlushing, Say::kApart, Say::kRetired,
+                   Say::kSynced}) {
+    if (said(now, what)) {
+      return Want::kAlong;
+    }
+  }
+  return Want::kNothing;
+}
+
+Want Member::Wants() const {
   if (spoken_.ended && !settled_.ended) {
-    return true;
+    return Want::kNow;
   }
   for (const auto& entry : held_) {
     if (Announces(entry.first) && sent_.count(entry.first) == 0) {
-      return true;
+      return Want::kNow;
     }
   }
   if (!announced_.empty()) {
@@ -265,29 +320,19 @@ bool Member::Wants() const {
     if ((now.gone && !then.gone) || (now.elsewhere && !then.elsewhere) ||
         !std::includes(then.waits.begin(), then.waits.end(),
                        now.waits.begin(), now.waits.end())) {
-      return true;
+      return Want::kNow;
     }
   }
-  for (const auto& entry : spoken_.groups) {
-    auto before = settled_.groups.find(entry.first);
-    auto said = [&](Say what) {
-      return entry.second[static_cast<int>(what)];
-    };
-    auto was = [&](Say what) {
-      return before != settled_.groups.end() &&
-             before->second[static_cast<int>(what)];
-    };
-    if (!said(Say::kVeto) && was(Say::kVeto)) {
-      return true;
-    }
-    for (Say what : {Say::kReady, Say::kExcused, Say::kFlushing, Say::kCaller,
-                     Say::kApart, Say::kRetired, Say::kSynced}) {
-      if (said(what) && !was(what)) {
-        return true;
-      }
-    }
+  Want want = app_.joined || app_.over ? Want::kAlong : Want::kNothing;
+  for (const auto& group : groups_) {
+    const std::string& name = group->spec().name;
+    auto before = settled_.groups.find(name);
+    want = std::max(want, WantOf(*group, spoken_.groups.at(name),
+                                 before != settled_.groups.end()
+                                     ? before->second
+                                     : std::array<bool, kSays>{}));
   }
-  return false;
+  return want;
 }
 
 Member::Whereabouts Member::OwnWhereabouts() const {
@@ -329,9 +374,11 @@ void Member::Resolve(const std::vector<uint64_t>& words) {
     } else if (decision.kind != Kind::kWait) {
       actions_.push_back({group, decision});
       // A round alone changes nothing for whom it leaves behind, but a flush
-      // or a heal may be next.
-      follow_up_ = follow_up_ || decision.kind != Kind::kRound ||
-                   decision.heal || !view[Say::kCaller].Empty();
+      // or a heal may be next. Who flushed asks for more where there is more.
+      follow_up_ = follow_up_ || decision.kind == Kind::kCheck ||
+                   decision.kind == Kind::kTransfer || decision.heal ||
+                   (decision.kind == Kind::kRound &&
+                    !view[Say::kCaller].Empty());
     }
     views_.insert_or_assign(name, std::move(view));
     last_.insert_or_assign(name, std::move(decision));

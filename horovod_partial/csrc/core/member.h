@@ -34,6 +34,15 @@ struct AppState {
   std::vector<Wait> waits;
 };
 
+// What one rank makes of a next cycle. It is due when some rank wants it now, or
+// when each rank comes along and at least one of them has news.
+enum class Want : uint8_t {
+  kNothing,  // would say nothing that leads anywhere
+  kAlong,    // what it waits for, the last exchange knew
+  kTogether, // has news that lead to something once every rank comes along
+  kNow,      // has news that may let others go on
+};
+
 // What a cycle decided for one group, the same on every rank.
 struct Action {
   std::shared_ptr<Group> group;
@@ -60,8 +69,8 @@ struct Action {
 //   Completed, at any time, for the answers to requests.
 //
 // Cycles need no clock. After one, the next is due at once if FollowUp() says
-// so, the same on every rank; otherwise when on some rank, after a Snapshot of
-// its own at any time, Wants() does.
+// so, the same on every rank; otherwise as the ranks' Wants() say, each after a
+// Snapshot of its own at any time.
 //
 // Snapshots of different ranks need not be taken at the same time.
 class Member {
@@ -84,9 +93,8 @@ public:
   void EndCycle();
   // Whether the cycle changed something that may let the next one do more.
   bool FollowUp() const { return follow_up_; }
-  // Whether the last Snapshot says something that may let others go on and
-  // that the last exchange did not know. What only holds others up can wait.
-  bool Wants() const;
+  // As of the last Snapshot. What only holds others up can wait.
+  Want Wants() const;
   std::string Announcements();
   // `messages[r]` is what rank r announced. Throws std::runtime_error when one
   // cannot be read.
@@ -152,6 +160,10 @@ private:
     RankSet untold;
   };
 
+  // What the news of one group, which the last exchange did not know, are good
+  // for.
+  Want WantOf(const Group& group, const std::array<bool, kSays>& now,
+              const std::array<bool, kSays>& before) const;
   std::string NameOf(Ticket ticket) const;
   Whereabouts OwnWhereabouts() const;
   Spoken Speak() const;

@@ -13,8 +13,9 @@ namespace glue {
 class Alarm {
 public:
   enum Kind : unsigned {
-    kOperation = 1, // something that the other ranks have to hear of
+    kOperation = 1, // one of Horovod's waits in a tensor queue
     kPartial = 2,   // the application asked, or stands elsewhere: look at it
+    kHost = 4,      // something else that the other ranks have to hear of
   };
 
   static Alarm& Get();

@@ -19,6 +19,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 namespace horovod_partial {
@@ -254,10 +255,14 @@ uint64_t RandomToken() {
 } // namespace
 
 struct ControlPlane::Frame {
-  enum Type : uint32_t { kWake, kUp, kDown };
+  // The first three are of a cycle and nothing follows them; the others are of
+  // an exchange.
+  enum Type : uint32_t { kWake, kAlong, kWithNews, kUp, kDown };
   uint32_t type;
-  uint32_t words; // that follow
+  uint32_t bytes; // that follow
   uint64_t number; // of the cycle or the exchange
+
+  bool OfCycle() const { return type <= kWithNews && bytes == 0; }
 };
 
 std::unique_ptr<ControlPlane> ControlPlane::Connect(int rank, int size,
@@ -355,6 +360,9 @@ bool ControlPlane::ConnectPeers(const std::vector<std::string>& addresses,
       --missing;
     }
   }
+  // Children by rank, so that sums do not depend on who connects first.
+  std::sort(peers_.begin() + FirstChild(), peers_.end(),
+            [](const Peer& a, const Peer& b) { return a.rank < b.rank; });
   return true;
 }
 
@@ -363,10 +371,28 @@ void ControlPlane::Lost(const Peer& peer, const std::string& why) const {
                            std::to_string(peer.rank) + " is lost: " + why);
 }
 
-void ControlPlane::Send(const Peer& peer, const Frame& frame,
-                        const void* body) {
-  if (!SendAll(peer.fd, &frame, sizeof(frame)) ||
-      !SendAll(peer.fd, body, frame.words * sizeof(long long))) {
+void ControlPlane::Send(const Peer& peer, uint32_t type, const void* body,
+                        size_t bytes) {
+  const bool of_exchange = type == Frame::kUp || type == Frame::kDown;
+  Frame frame{type, static_cast<uint32_t>(bytes),
+              of_exchange ? exchange_ : cycle_};
+  iovec parts[] = {{&frame, sizeof(frame)}, {const_cast<void*>(body), bytes}};
+  msghdr message{};
+  message.msg_iov = parts;
+  message.msg_iovlen = bytes > 0 ? 2 : 1;
+  // One call where it fits.
+  ssize_t sent;
+  do {
+    sent = sendmsg(peer.fd, &message, MSG_NOSIGNAL);
+  } while (sent < 0 && errno == EINTR);
+  const auto head = static_cast<ssize_t>(sizeof(frame));
+  const size_t of_head = std::clamp<ssize_t>(sent, 0, head);
+  const size_t of_body = std::max<ssize_t>(sent - head, 0);
+  if (sent < 0 ||
+      !SendAll(peer.fd, reinterpret_cast<char*>(&frame) + of_head,
+               sizeof(frame) - of_head) ||
+      !SendAll(peer.fd, static_cast<const char*>(body) + of_body,
+               bytes - of_body)) {
     Lost(peer, std::strerror(errno));
   }
 }
@@ -375,9 +401,33 @@ void ControlPlane::Forward(const Peer* from) {
   wanted_ = true;
   for (const auto& peer : peers_) {
     if (&peer != from) {
-      Send(peer, {Frame::kWake, 0, cycle_}, nullptr);
+      Send(peer, Frame::kWake, nullptr, 0);
     }
   }
+}
+
+void ControlPlane::Gathered() {
+  Coming least = coming_;
+  Coming most = coming_;
+  for (size_t p = FirstChild(); p < peers_.size(); ++p) {
+    least = std::min(least, peers_[p].coming);
+    most = std::max(most, peers_[p].coming);
+  }
+  if (wanted_ || least == kNotYet || most <= said_) {
+    return;
+  }
+  said_ = most;
+  if (rank_ > 0) {
+    Send(peers_[0], most == kWithNews ? Frame::kWithNews : Frame::kAlong,
+         nullptr, 0);
+  } else if (most == kWithNews) {
+    Forward(nullptr);
+  }
+}
+
+void ControlPlane::ComeAlong(bool news) {
+  coming_ = std::max(coming_, news ? kWithNews : kAlong);
+  Gathered();
 }
 
 void ControlPlane::Wake() {
@@ -389,10 +439,15 @@ void ControlPlane::Wake() {
 void ControlPlane::BeginCycle() {
   ++cycle_;
   wanted_ = false;
+  coming_ = said_ = kNotYet;
+  for (auto& peer : peers_) {
+    peer.coming = kNotYet;
+  }
 }
 
 bool ControlPlane::Wait(int fd, Clock::time_point deadline) {
-  std::vector<pollfd> entries{{fd, POLLIN, 0}};
+  std::vector<pollfd>& entries = entries_;
+  entries.assign(1, {fd, POLLIN, 0});
   for (const auto& peer : peers_) {
     entries.push_back({peer.fd, POLLIN | POLLRDHUP, 0});
   }
@@ -409,7 +464,7 @@ bool ControlPlane::Wait(int fd, Clock::time_point deadline) {
       if (entries[i + 1].revents == 0) {
         continue;
       }
-      const Peer& peer = peers_[i];
+      Peer& peer = peers_[i];
       Frame frame{};
       ssize_t seen;
       do {
@@ -424,10 +479,16 @@ bool ControlPlane::Wait(int fd, Clock::time_point deadline) {
         }
         continue; // the rest is on its way
       }
-      if (frame.type == Frame::kWake) {
+      if (frame.OfCycle()) {
         ReceiveAll(peer.fd, &frame, sizeof(frame));
-        if (frame.number >= cycle_) {
+        if (frame.number < cycle_) {
+          continue;
+        }
+        if (frame.type == Frame::kWake) {
           Forward(&peer);
+        } else {
+          peer.coming = frame.type == Frame::kWithNews ? kWithNews : kAlong;
+          Gathered();
         }
       } else {
         // It is in the next cycle already; Combine reads what it says.
@@ -441,44 +502,89 @@ bool ControlPlane::Wait(int fd, Clock::time_point deadline) {
   return true;
 }
 
-void ControlPlane::ReceiveWords(const Peer& peer, uint32_t type,
-                                long long* words, size_t count) {
+void ControlPlane::Receive(const Peer& peer, uint32_t type, void* body,
+                           size_t bytes) {
   Frame frame{};
   do {
     if (!ReceiveAll(peer.fd, &frame, sizeof(frame))) {
       Lost(peer, errno != 0 ? std::strerror(errno) : "it was closed");
     }
-  } while (frame.type == Frame::kWake && frame.words == 0);
-  if (frame.type != type || frame.words != count ||
+  } while (frame.OfCycle());
+  if (frame.type != type || frame.bytes != bytes ||
       frame.number != exchange_) {
     Lost(peer, "it is out of step (message " + std::to_string(frame.type) +
-                   " of " + std::to_string(frame.words) + " words in exchange " +
+                   " of " + std::to_string(frame.bytes) + " bytes in exchange " +
                    std::to_string(frame.number) + ", expected " +
-                   std::to_string(count) + " words in " +
+                   std::to_string(bytes) + " bytes in " +
                    std::to_string(exchange_) + ")");
   }
-  if (!ReceiveAll(peer.fd, words, count * sizeof(long long))) {
+  if (!ReceiveAll(peer.fd, body, bytes)) {
     Lost(peer, errno != 0 ? std::strerror(errno) : "it was closed");
   }
 }
 
+template <typename F>
+void ControlPlane::Exchange(void* data, size_t bytes, F add) {
+  received_.resize(std::max(received_.size(), bytes / sizeof(long long) + 1));
+  for (size_t p = FirstChild(); p < peers_.size(); ++p) {
+    Receive(peers_[p], Frame::kUp, received_.data(), bytes);
+    add();
+  }
+  if (rank_ > 0) {
+    Send(peers_[0], Frame::kUp, data, bytes);
+    Receive(peers_[0], Frame::kDown, data, bytes);
+  }
+  for (size_t p = FirstChild(); p < peers_.size(); ++p) {
+    Send(peers_[p], Frame::kDown, data, bytes);
+  }
+  ++exchange_;
+}
+
 void ControlPlane::Combine(long long* words, size_t count, Op op) {
-  received_.resize(count);
-  const size_t children = rank_ > 0 ? 1 : 0; // where they begin
-  for (size_t p = children; p < peers_.size(); ++p) {
-    ReceiveWords(peers_[p], Frame::kUp, received_.data(), count);
+  Exchange(words, count * sizeof(long long), [&] {
     for (size_t i = 0; i < count; ++i) {
       words[i] = op == Op::kAnd ? words[i] & received_[i]
                                 : words[i] | received_[i];
     }
+  });
+}
+
+void ControlPlane::Reduce(void* data, size_t elements, size_t element_bytes,
+                          Reduction reduction) {
+  Exchange(data, elements * element_bytes, [&] {
+    reduction(data, data, received_.data(), elements);
+  });
+}
+
+bool ControlPlane::IsBelow(int rank, int ancestor) const {
+  while (rank > ancestor) {
+    rank = (rank - 1) / kFanOut;
   }
-  const auto words_of = static_cast<uint32_t>(count);
+  return rank == ancestor;
+}
+
+void ControlPlane::Broadcast(void* data, size_t bytes, int root) {
+  // Up from the root to the top, then down to all that have not had it.
+  const Peer* from = nullptr;
+  for (size_t p = FirstChild(); p < peers_.size() && root != rank_; ++p) {
+    if (IsBelow(root, peers_[p].rank)) {
+      from = &peers_[p];
+    }
+  }
+  if (from != nullptr) {
+    Receive(*from, Frame::kUp, data, bytes);
+  }
   if (rank_ > 0) {
-    Send(peers_[0], {Frame::kUp, words_of, exchange_}, words);
-    ReceiveWords(peers_[0], Frame::kDown, words, count);
+    if (from != nullptr || root == rank_) {
+      Send(peers_[0], Frame::kUp, data, bytes);
+    } else {
+      Receive(peers_[0], Frame::kDown, data, bytes);
+    }
   }
-  for (size_t p = children; p < peers_.size(); ++p) {
-    Send(peers_[p], {Frame::kDown, words_of, exchange_}, words);
+  for (size_t p = FirstChild(); p < peers_.size(); ++p) {
+    if (&peers_[p] != from) {
+      Send(peers_[p], Frame::kDown, data, bytes);
+    }
   }
   ++exchange_;
 }

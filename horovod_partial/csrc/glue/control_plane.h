@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include <poll.h>
+
 namespace horovod_partial {
 namespace glue {
 
@@ -37,6 +39,9 @@ public:
   bool Wait(int fd, Clock::time_point deadline);
   // Lets all other ranks know that the next cycle is wanted.
   void Wake();
+  // The next cycle may begin once every rank comes along, if one of them has
+  // `news`. Said once to whom it concerns.
+  void ComeAlong(bool news);
   // The next cycle begins: what was said of it is settled.
   void BeginCycle();
 
@@ -45,20 +50,36 @@ public:
   // Throws std::runtime_error when a peer is gone or out of step.
   void Combine(long long* words, size_t count, Op op);
 
+  // Small tensors go the same way, with fewer hand-overs than in a ring. The
+  // ranks' values add up in one order, whoever comes first. Both collective.
+  static constexpr size_t kMostBytes = 64 << 10;
+  using Reduction = void (*)(void* result, const void* a, const void* b,
+                             size_t elements);
+  void Reduce(void* data, size_t elements, size_t element_bytes,
+              Reduction reduction);
+  void Broadcast(void* data, size_t bytes, int root);
+
 private:
   struct Frame;
+  enum Coming : uint8_t { kNotYet, kAlong, kWithNews };
   struct Peer {
     int rank;
     int fd;
+    Coming coming = kNotYet; // a child, with all that is below it
   };
 
   ControlPlane(int rank, int size);
   bool ConnectPeers(const std::vector<std::string>& addresses, int listener,
                     std::string* failure);
   void Forward(const Peer* from);
-  void Send(const Peer& peer, const Frame& frame, const void* body);
-  void ReceiveWords(const Peer& peer, uint32_t type, long long* words,
-                    size_t count);
+  // Says upwards, or at the root to all, what has come together here.
+  void Gathered();
+  size_t FirstChild() const { return rank_ > 0 ? 1 : 0; }
+  bool IsBelow(int rank, int ancestor) const;
+  void Send(const Peer& peer, uint32_t type, const void* body, size_t bytes);
+  void Receive(const Peer& peer, uint32_t type, void* body, size_t bytes);
+  // Combines over the ranks by `add`(from a child's bytes in received_).
+  template <typename F> void Exchange(void* data, size_t bytes, F add);
   [[noreturn]] void Lost(const Peer& peer, const std::string& why) const;
 
   const int rank_;
@@ -67,7 +88,10 @@ private:
   uint64_t cycle_ = 0;
   uint64_t exchange_ = 0;
   bool wanted_ = false; // by whomever, and all peers have been told
+  Coming coming_ = kNotYet; // this rank alone
+  Coming said_ = kNotYet;   // to the parent
   std::vector<long long> received_;
+  std::vector<pollfd> entries_;
 };
 
 } // namespace glue

@@ -333,10 +333,21 @@ void Coordinator::Impl::RecordAction(const Action& action) {
   }
 }
 
-bool Coordinator::Stir(const hvd::Controller& controller, bool joined,
-                       bool quiet) {
+Want Coordinator::Stir(const hvd::Controller& controller, bool joined,
+                       bool quiet, bool operations, bool of_all) {
   Snapshot(controller, joined, quiet);
-  return impl_->member->Wants();
+  Want want = impl_->member->Wants();
+  if (!quiet) {
+    // It needs every rank; one that has ended is none that comes along with it.
+    want = std::max(want, !operations          ? Want::kAlong
+                          : impl_->ended == 0 ? Want::kTogether
+                                              : Want::kNow);
+  }
+  if (!of_all && want != Want::kNow) {
+    // Ranks outside of the process set do not come along.
+    want = want == Want::kTogether ? Want::kNow : Want::kNothing;
+  }
+  return want;
 }
 
 bool Coordinator::follow_up() const {

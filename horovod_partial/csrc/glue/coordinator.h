@@ -25,6 +25,7 @@ namespace horovod_partial {
 
 struct Request;
 struct GroupSpec;
+enum class Want : uint8_t;
 using Ticket = uint64_t;
 
 namespace glue {
@@ -55,9 +56,11 @@ public:
   std::vector<long long>& Snapshot(const horovod::common::Controller& controller,
                                    bool joined, bool quiet);
   // Takes what the application asked since, answers what needs no exchange,
-  // and says whether one is wanted: a Snapshot that is not sent.
-  bool Stir(const horovod::common::Controller& controller, bool joined,
-            bool quiet);
+  // and says what this rank makes of the next one: a Snapshot that is not sent.
+  // `operations`: synchronous ones may be new; `of_all`: in the process set of
+  // all ranks.
+  Want Stir(const horovod::common::Controller& controller, bool joined,
+            bool quiet, bool operations, bool of_all);
   // Warns of what ranks have waited for longer than `warning_seconds`, naming
   // who is waited for and why; true when something has waited longer than
   // `shutdown_seconds`, if that is not 0. For the set's first rank, after a

@@ -7,9 +7,11 @@
 #include <thread>
 
 #include "alarm.h"
+#include "control_plane.h"
 #include "gather.h"
 #include "horovod/common/controller.h"
 #include "horovod/common/logging.h"
+#include "horovod_partial/csrc/core/member.h"
 
 namespace horovod_partial {
 namespace glue {
@@ -29,6 +31,9 @@ bool Willing() {
 }
 
 } // namespace
+
+Pacer::Pacer() = default;
+Pacer::~Pacer() = default;
 
 void Pacer::Start(hvd::Controller& controller) {
   Stop();
@@ -57,23 +62,38 @@ void Pacer::FollowUp(bool all_know) {
 }
 
 void Pacer::WaitForCycle(Clock::duration cycle_time, bool clocked,
-                         const std::function<bool()>& stir) {
+                         const std::function<Want(bool operations)>& stir) {
   if (!plane_ || clocked) {
     std::this_thread::sleep_until(last_cycle_ + cycle_time);
   } else {
     const auto safety = last_cycle_ + kSafetyCycle;
     const auto gathered = last_cycle_ + cycle_time;
+    bool look = true; // what the last cycle left may go on with the others
     while (true) {
       const unsigned rung = Alarm::Get().Take();
       operation_ = operation_ || (rung & Alarm::kOperation) != 0;
+      host_ = host_ || (rung & Alarm::kHost) != 0;
+      look = look || (rung & Alarm::kPartial) != 0;
       if (follow_up_ && others_know_) {
         break;
       }
       const auto now = Clock::now();
-      if (follow_up_ || now >= safety || (operation_ && now >= gathered) ||
-          ((rung & Alarm::kPartial) != 0 && stir())) {
+      if (follow_up_ || host_ || now >= safety) {
         plane_->Wake();
         break;
+      }
+      const bool operations = operation_ && now >= gathered;
+      if (look || operations) {
+        const Want want = stir(operations);
+        if (want == Want::kNow) {
+          plane_->Wake();
+          break;
+        }
+        if (want != Want::kNothing) {
+          plane_->ComeAlong(want == Want::kTogether);
+        }
+        operation_ = operation_ && !operations;
+        look = false;
       }
       if (plane_->Wait(Alarm::Get().fd(), operation_ ? gathered : safety)) {
         break;
@@ -83,7 +103,7 @@ void Pacer::WaitForCycle(Clock::duration cycle_time, bool clocked,
   if (plane_) {
     plane_->BeginCycle();
   }
-  operation_ = false;
+  operation_ = host_ = false;
   follow_up_ = false;
   others_know_ = true;
   last_cycle_ = Clock::now();

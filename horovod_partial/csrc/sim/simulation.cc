@@ -91,8 +91,8 @@ public:
   }
 
   void TakeSnapshot();
-  // A look at what the application did; whether the others have to know.
-  bool Stir();
+  // A look at what the application did; what it makes of a next cycle.
+  Want Stir();
   void Deliver();
   std::string Where() const { return where_; }
 
@@ -100,6 +100,7 @@ public:
   std::vector<uint64_t> words;
   std::set<std::string> sync_sent; // synchronous operations submitted
   bool sync_news = false;          // since the last exchange
+  Want told = Want::kNothing;      // to the others, since the last exchange
   bool joined = false;
   size_t next_action = 0;
 
@@ -240,6 +241,7 @@ private:
   void CheckEnd();
   bool AllDrained() const;
   void Sleep(const std::vector<int>& runnable, int eagerness);
+  bool CycleIsDue() const;
   std::string Positions() const;
 
   const Setting setting_;
@@ -570,9 +572,14 @@ void Rank::TakeSnapshot() {
   Deliver();
 }
 
-bool Rank::Stir() {
+Want Rank::Stir() {
   TakeSnapshot();
-  return sync_news || member.Wants();
+  // A synchronous operation needs every rank, which submits or has joined.
+  const Want sync = sync_news ? Want::kTogether
+                    : joined || !sync_sent.empty() ? Want::kAlong
+                                                   : Want::kNothing;
+  told = std::max(sync, member.Wants());
+  return told;
 }
 
 void Rank::Deliver() {
@@ -596,6 +603,7 @@ void World::Step(int rank) {
   case kResolve:
     self.member.Resolve(words_);
     self.sync_news = false;
+    self.told = Want::kNothing;
     self.next_action = 0;
     for (const auto& name : sync_complete_) {
       if (self.sync_sent.erase(name)) {
@@ -885,17 +893,33 @@ void World::CheckEnd() {
   }
 }
 
-// Background threads sleep until one of them wants a cycle.
+bool World::CycleIsDue() const {
+  Want most = Want::kNothing;
+  Want least = Want::kNow;
+  for (const auto& rank : ranks_) {
+    most = std::max(most, rank->told);
+    least = std::min(least, rank->told);
+  }
+  return most == Want::kNow ||
+         (least >= Want::kAlong && most >= Want::kTogether);
+}
+
+// Background threads sleep until a cycle is due.
 void World::Sleep(const std::vector<int>& runnable, int eagerness) {
   if (!runnable.empty() && random_.Chance(eagerness)) {
     ranks_[runnable[random_.Below(static_cast<int>(runnable.size()))]]
         ->RunOnce();
     return;
   }
-  wanted_ = ranks_[random_.Below(size())]->Stir();
+  ranks_[random_.Below(size())]->Stir();
+  wanted_ = CycleIsDue();
   if (!wanted_ && runnable.empty()) {
     for (auto& rank : ranks_) {
-      wanted_ = wanted_ || rank->Stir() || rank->Runnable();
+      rank->Stir();
+    }
+    wanted_ = CycleIsDue();
+    for (auto& rank : ranks_) {
+      wanted_ = wanted_ || rank->Runnable();
     }
     if (!wanted_) {
       Fail("progress: all sleep" + Positions());
