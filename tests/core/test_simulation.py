@@ -160,3 +160,15 @@ def test_wrong_programs_are_errors():
         simulation.run([simulation.Group("A")], ["stride:A"])
     with pytest.raises(ValueError, match="policy="):
         simulation.run([simulation.Group("A", policy="most")], ["step:A"])
+
+
+def test_news_that_need_every_rank_wake_them_once():
+    """Under full, and for a flush, ranks whose part alone leads to nothing start no cycle. The first
+    round takes at most two for each announcement."""
+    size, steps = 8, 20
+    for seed in range(1, 41, 2):  # by events
+        outcome = simulation.run([simulation.Group("A", policy="full")],
+                                 [" ".join(["step:A"] * steps + ["flush:A"])] * size, seed)
+        assert not outcome.violation
+        assert outcome.rounds == steps + 1
+        assert outcome.cycles <= outcome.rounds + 2 * size
