@@ -27,7 +27,7 @@ demo: $(VENV)/.built ## Trains the digits once per policy: table, results.json, 
 	$(RUN) horovodrun -np $(NP) --gloo python examples/pytorch_digits.py $(ARGS)
 
 .PHONY: test
-test: $(VENV)/.built $(VENV)/.test openmpi4 ## All tests (ARGS="-k word" for some)
+test: $(VENV)/.built $(VENV)/.test $(VENV)/.docs openmpi4 ## All tests (ARGS="-k word" for some)
 	$(RUN) pytest $(ARGS)
 
 .PHONY: test-core
@@ -64,6 +64,11 @@ lint: $(VENV)/.built ## Style of the Python files
 	$(BIN)/pip install --quiet ruff==0.14.8
 	$(BIN)/ruff check .
 
+.PHONY: docs
+docs: $(VENV)/.built $(VENV)/.docs ## The pages of docs/, with pictures and the API: build/docs/index.html
+	$(RUN) sphinx-build --builder html --fail-on-warning --keep-going --quiet docs build/docs
+	@echo "written: build/docs/index.html"
+
 .PHONY: patch-tree
 patch-tree: $(VENV)/.dependencies ## A git repository of the patched Horovod, in build/patch-tree
 	$(BIN)/python tools/patches.py tree build/patch-tree
@@ -93,6 +98,10 @@ $(VENV)/.dependencies: requirements/build.txt requirements/run.txt | $(BIN)/pyth
 
 $(VENV)/.test: requirements/test.txt | $(VENV)/.dependencies
 	$(BIN)/pip install --quiet -r requirements/test.txt
+	@touch $@
+
+$(VENV)/.docs: requirements/docs.txt | $(VENV)/.dependencies
+	$(BIN)/pip install --quiet -r requirements/docs.txt
 	@touch $@
 
 $(VENV)/.built: $(SOURCES) $(VENV)/.dependencies
