@@ -18,8 +18,6 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "gener
 exclude_patterns = ["_ext", "images"]
 myst_enable_extensions = ["attrs_block", "deflist"]
 myst_heading_anchors = 4
-# No page has to have them: benchmarks.md is there once `make bench-docs` has made it.
-suppress_warnings = ["toc.empty_glob"]
 
 nitpicky = True
 # Words for a type in "Returns:" and "Raises:", and what Horovod documents.
@@ -31,6 +29,7 @@ python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80
 napoleon_use_rtype = False
 
+smartquotes = False
 html_theme = "furo"
 html_title = f"horovod-partial {release}"
 html_static_path = ["_static"]

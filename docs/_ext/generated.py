@@ -136,10 +136,17 @@ def _resolve(app, env, node, contnode):
     return None
 
 
+def _without_what_is_not_there(app, docname, source):
+    """The list of pages names benchmarks.md, which `make bench-docs` makes."""
+    if docname == "index" and not (Path(app.srcdir) / "benchmarks.md").exists():
+        source[0] = source[0].replace("\nbenchmarks\n", "\n")
+
+
 def setup(app):
     app.add_directive("patch-table", PatchTable)
     app.add_directive("launcher-table", LauncherTable)
     app.add_directive("methods", Methods)
+    app.connect("source-read", _without_what_is_not_there)
     app.connect("missing-reference", _resolve)
     app.connect("builder-inited", lambda app: pictures.draw(Path(app.srcdir) / "_pictures"))
     return {"parallel_read_safe": True}
