@@ -242,7 +242,7 @@ def _ranks_table(record):
         total = max(sum(contributed.values()), 1)
         row = [f"rank {rank}", *middle,
                *(f"{contributed[how] / total:.0%}" for how in ("fresh", "stale", "null")),
-               f"{record.waits[rank]:.3g} s"]
+               f"{record.waits[rank]:.2f} s"]
         if record.rounds:
             row.append(sum(rank in r.waited_for for r in record.rounds))
         rows.append(("", row))
@@ -327,9 +327,11 @@ def _heat_map(record):
     colours = matplotlib.colormaps["viridis"].with_extremes(bad="white")
     image = below.imshow(waits, cmap=colours, extent=extent, aspect="auto", vmin=0,
                          interpolation="nearest")
-    figure.colorbar(image, ax=below, label="s", pad=0.01)
+    # Of both, so that a round is at the same place in both.
+    figure.colorbar(image, ax=(above, below), label="waited [s]", pad=0.01)
     below.set_title("waited for the round to start (white: did not wait)", loc="left")
     below.set_xlabel("round")
+    _whole_ticks(below.xaxis)
     for axes in (above, below):
         axes.set_ylabel("rank")
         _whole_ticks(axes.yaxis)
