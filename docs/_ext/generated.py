@@ -1,8 +1,13 @@
 """What the pages have from the sources: pictures, the table of patches, the launcher's options,
 and the methods of objects that functions return."""
 
+import contextlib
+import gzip
 import inspect
+import io
 import re
+import shutil
+import tempfile
 from importlib import import_module
 from pathlib import Path
 
@@ -136,6 +141,26 @@ def _resolve(app, env, node, contnode):
     return None
 
 
+def _draw_report(directory):
+    """The figures of a report of a recorded training, for the page about reports."""
+    records = import_module("horovod_partial.records")
+    report = import_module("horovod_partial.report")
+    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
+        timeline = Path(scratch) / "timeline.json"
+        timeline.write_bytes(gzip.decompress((ROOT / "tests/data/timeline.json.gz").read_bytes()))
+        partial = records.read([timeline])[1:]
+        report.write(partial, Path(scratch))
+        for kind in ("participation", "policies"):
+            figure, = Path(scratch).glob(f"*-{kind}.png")
+            shutil.copy(figure, directory / f"report-{kind}.png")
+
+
+def _draw(app):
+    directory = Path(app.srcdir) / "_pictures"
+    pictures.draw(directory)
+    _draw_report(directory)
+
+
 def _without_what_is_not_there(app, docname, source):
     """The list of pages names benchmarks.md, which `make bench-docs` makes."""
     if docname == "index" and not (Path(app.srcdir) / "benchmarks.md").exists():
@@ -148,5 +173,5 @@ def setup(app):
     app.add_directive("methods", Methods)
     app.connect("source-read", _without_what_is_not_there)
     app.connect("missing-reference", _resolve)
-    app.connect("builder-inited", lambda app: pictures.draw(Path(app.srcdir) / "_pictures"))
+    app.connect("builder-inited", _draw)
     return {"parallel_read_safe": True}

@@ -3,7 +3,8 @@ around it takes for granted:
 
     python tests/documents/run_snippets.py torch|keras < JSON list of [where, code]
 
-Prints "ran WHERE" for each. Lengths of trainings in it are shortened."""
+Prints "ran WHERE" for each. Lengths of trainings in it are shortened. Also prints "has NAME" for
+each name of our modules that the environment variable NAMES lists, and the keys of stats()."""
 
 import contextlib
 import json
@@ -78,6 +79,29 @@ def keras_names():
     return names, afterwards
 
 
+def has(modules, name):
+    for module in modules:
+        found = module
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        if found is not None:
+            return True
+    return False
+
+
+def look_up(framework):
+    if framework == "torch":
+        import horovod_partial.torch as modules
+        modules = [modules]
+    else:
+        import horovod_partial.tensorflow
+        import horovod_partial.tensorflow.keras
+        modules = [horovod_partial.tensorflow, horovod_partial.tensorflow.keras]
+    for name in os.environ["NAMES"].split():
+        if has(modules, name):
+            print(f"has {name}")
+
+
 def main(framework, snippets):
     names, afterwards = {"torch": torch_names, "keras": keras_names}[framework]()
     failed = False
@@ -91,7 +115,11 @@ def main(framework, snippets):
         except Exception:
             failed = True
             traceback.print_exc()
+        if number == 0:
+            optimizer = given.get("optimizer") or given["model"].optimizer
+            print("stats", *optimizer.stats())
         given.clear()
+    look_up(framework)
     return failed
 
 

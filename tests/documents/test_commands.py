@@ -2,6 +2,7 @@
 of TABLE names."""
 
 import ast
+import importlib.metadata
 import re
 import shlex
 import subprocess
@@ -136,7 +137,7 @@ def test_horovodrun_takes_these_arguments(command, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", words)
     args = launch.parse_args()
     environment = config_parser.set_env_from_args({}, args)
-    assert args.command[:1] == ["python"] and args.np >= 1
+    assert args.command[:1] == ["python"] and args.num_proc >= 1
     assert ("HOROVOD_PARTIAL_POLICY" in environment) == ("partial" in command
                                                           or "config-file" in command)
 
@@ -178,9 +179,9 @@ def test_pip_commands():
     wanted = [word for command in WRITTEN if command.startswith("pip install")
               for word in command.split()[2:] if "==" in word]
     assert wanted
-    for arguments in (wanted, ["-r", "requirements/build.txt"]):
-        planned = subprocess.run([sys.executable, "-m", "pip", "install", "--dry-run", "--no-index",
-                                  *arguments], cwd=ROOT, capture_output=True, text=True)
-        assert planned.returncode == 0, planned.stderr
-        assert "Would install" not in planned.stdout
+    for line in [*wanted, *(ROOT / "requirements/build.txt").read_text().splitlines()]:
+        if not line.startswith("#"):
+            name, _, version = line.partition("==")
+            installed = importlib.metadata.version(name)
+            assert installed.partition("+")[0] == version, name
     assert "pip install --quiet --no-build-isolation" in (ROOT / "Makefile").read_text()

@@ -4,6 +4,7 @@ only: tests need no internet."""
 import re
 import subprocess
 import sys
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -21,8 +22,8 @@ def built(tmp_path_factory):
     options = re.search(r"sphinx-build (.*) docs build/docs", recipe)[1].split()
     output = tmp_path_factory.mktemp("docs")
     result = subprocess.run(
-        [sys.executable, "-m", "sphinx", *options, "-d", str(output / "doctrees"), "docs",
-         str(output / "html")], cwd=ROOT, capture_output=True, text=True, timeout=170)
+        [str(Path(sys.executable).with_name("sphinx-build")), *options, "--doctree-dir",
+         str(output / "doctrees"), "docs", str(output / "html")], cwd=ROOT, capture_output=True, text=True, timeout=170)
     return result, output / "html"
 
 

@@ -29,8 +29,8 @@ def run(command, directory, timeout=150):
 def test_from_an_unmodified_script_to_the_advised_policy(tmp_path):
     script, = (code for _, _, code in documents.fences(PAGE) if code.startswith("# train.py"))
     assert "horovod_partial" not in script
-    # Half the length will do.
-    (tmp_path / "train.py").write_text(script.replace("range(100)", "range(50)"))
+    # Fewer steps will do.
+    (tmp_path / "train.py").write_text(script.replace("range(100)", "range(40)"))
     record, report, relaunch = documents.commands(PAGE)
 
     said = run(record, tmp_path)
