@@ -78,7 +78,8 @@ class LauncherTable(_Generated):
         return table(
             ["option", "key in the file", "environment variable", "meaning"],
             [[f"``--{name.replace('_', '-')} {metavar}``", f"``{key}``", f"``{variable}``",
-              _escaped(text)] for key, name, variable, metavar, text in launch._ARGUMENTS],
+              _escaped(text.replace(", see above", ""))]
+             for key, name, variable, metavar, text in launch._ARGUMENTS],
             "25 14 26 35")
 
 

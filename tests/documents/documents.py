@@ -38,13 +38,13 @@ def prose(path):
 
 
 def _clean(line):
-    return re.sub(r"\s+#\s.*$", "", line).strip()
+    return " ".join(re.sub(r"\s+#\s.*$", "", line).split())
 
 
 def commands(path):
     """The commands of a document, as a reader would type them: in indented or fenced blocks."""
     found, before, inside = [], "", False
-    for line in prose(path).splitlines():
+    for line in prose(path).replace("\\\n", " ").splitlines():
         inside = line.startswith("    ") and (inside or not before.strip())
         if inside:
             found.append(_clean(line))
