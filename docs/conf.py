@@ -1,11 +1,13 @@
 """How `make docs` builds the pages. Pictures and tables are made from the sources: `_ext`."""
 
+import os
 import re
 import sys
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS / "_ext"))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 project = "horovod-partial"
 author = "The horovod-partial authors"
