@@ -23,7 +23,7 @@ def built(tmp_path_factory):
     output = tmp_path_factory.mktemp("docs")
     result = subprocess.run(
         [str(Path(sys.executable).with_name("sphinx-build")), *options, "--doctree-dir",
-         str(output / "doctrees"), "docs", str(output / "html")], cwd=ROOT, capture_output=True, text=True, timeout=170)
+         str(output / "doctrees"), "docs", str(output / "html")], cwd=ROOT, capture_output=True, text=True, timeout=400)
     return result, output / "html"
 
 
