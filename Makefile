@@ -96,7 +96,11 @@ $(VENV)/.dependencies: requirements/build.txt requirements/run.txt | $(BIN)/pyth
 	$(BIN)/pip install --quiet -r requirements/build.txt -r requirements/run.txt
 	@touch $@
 
-$(VENV)/.test: requirements/test.txt | $(VENV)/.dependencies
+$(VENV)/.examples: requirements/examples.txt | $(VENV)/.dependencies
+	$(BIN)/pip install --quiet -r requirements/examples.txt
+	@touch $@
+
+$(VENV)/.test: requirements/test.txt | $(VENV)/.examples
 	$(BIN)/pip install --quiet -r requirements/test.txt
 	@touch $@
 
