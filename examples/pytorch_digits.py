@@ -18,69 +18,54 @@ import digits
 PARTIAL = hasattr(hvd, "rounds")
 
 
-def accuracy(model, x, y):
-    with torch.no_grad():
-        return (model(x).argmax(1) == y).float().mean().item()
-
-
-def replicas_identical(model):
-    """Whether all ranks have the same parameters, bit for bit."""
-    mine = torch.cat([p.detach().reshape(-1) for p in model.parameters()]).view(torch.uint8)
-    root = hvd.broadcast(mine, 0, name="replica")
-    return hvd.allreduce(torch.tensor([float(torch.equal(mine, root))]), name="same").item() == 1
-
-
-def set_learning_rate(optimizer, args, round_index):
+def set_learning_rate(optimizer, learning_rate):
     for group in optimizer.param_groups:
-        group["lr"] = digits.learning_rate(args, round_index)
+        group["lr"] = learning_rate
 
 
-def train(args, policy, seed, data):
-    train_x, train_y, test_x, test_y = map(torch.tensor, data)
-    torch.manual_seed(seed)
+def train(training):
+    args = training.args
+    train_x, train_y, test_x, test_y = map(torch.tensor, digits.load_data())
+    torch.manual_seed(training.seed)
     model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=args.learning_rate, momentum=args.momentum)
-    partial = digits.partial_settings(args, policy, seed) if PARTIAL else {}
+    partial = training.partial if PARTIAL else {}
     optimizer = hvd.DistributedOptimizer(optimizer, model.named_parameters(), **partial)
     hvd.broadcast_parameters(model.state_dict(), root_rank=0)
     if PARTIAL:
         # The schedule follows rounds, so that replicas stay identical.
-        optimizer.register_before_round(lambda index: set_learning_rate(optimizer, args, index))
+        optimizer.register_before_round(
+            lambda index: set_learning_rate(optimizer, training.learning_rate(index)))
 
-    compute = digits.EmulatedCompute(args, seed, hvd.rank(), hvd.size())
-    share = digits.batches(train_x, train_y, args.batch_size, seed, hvd.rank(), hvd.size())
+    def accuracy():
+        with torch.no_grad():
+            return (model(test_x).argmax(1) == test_y).float().mean().item()
+
+    compute = training.emulated_compute()
+    share = digits.batches(train_x, train_y, args.batch_size, training.seed, hvd.rank(), hvd.size())
     hvd.allreduce(torch.zeros(1), name="start")
-    curve = digits.Curve(args, policy, seed, hvd.rank())
-    steps = 0
+    training.start()
     for round_index in hvd.rounds(optimizer, args.rounds) if PARTIAL else range(args.rounds):
         x, y = next(share)
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(model(x), y).backward()
         compute.step()
         if not PARTIAL:
-            set_learning_rate(optimizer, args, round_index)
+            set_learning_rate(optimizer, training.learning_rate(round_index))
         optimizer.step()
-        steps += 1
-        curve.add(round_index + 1, lambda: accuracy(model, test_x, test_y))
-    seconds = curve.seconds()
-
-    stats = optimizer.stats() if PARTIAL else {}
-    total = hvd.allreduce(torch.tensor([float(steps)]), op=hvd.Sum, name="steps").item()
-    staleness = hvd.allreduce(torch.tensor([stats.get("mean_staleness", 0.0)]), name="stale").item()
-    largest = hvd.allreduce(torch.tensor([stats.get("max_staleness", 0)]), op=hvd.Max,
-                            name="stalest").item()
-    return digits.result(args, policy, seed, hvd.size(), curve, seconds,
-                         accuracy(model, test_x, test_y), total * args.batch_size, stats,
-                         staleness, largest, replicas_identical(model))
+        training.after_step(round_index + 1, accuracy)
+    return training.result(accuracy, [p.detach().numpy() for p in model.parameters()],
+                           optimizer.stats() if PARTIAL else {}, hvd.allgather_object)
 
 
 def main():
-    args = digits.parse_args(__doc__.split("\n\n")[0], "results/pytorch_digits")
+    comparison = digits.comparison(__doc__.split("\n\n")[0], "results/pytorch_digits")
+    args = comparison.parse_args()
     hvd.init()
     torch.set_num_threads(1)
     if not PARTIAL:
         args.policies = ["full"]
-    digits.run(args, train, hvd.rank(), hvd.size())
+    comparison.run(args, train, hvd.rank(), hvd.size())
 
 
 if __name__ == "__main__":

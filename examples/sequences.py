@@ -104,6 +104,19 @@ def read(path):
     return series
 
 
+def framed(data, frame):
+    """The ``Dataset`` with each ``frame`` steps in one, of as many times the channels; what is left
+    at a series' end is filled up with zeros."""
+    def joined(x):
+        steps = -(-len(x) // frame)
+        filled = np.zeros((steps * frame, data.channels), np.float32)
+        filled[:len(x)] = x
+        return filled.reshape(steps, frame * data.channels)
+
+    train, test = (Series([joined(x) for x in part.x], part.y) for part in (data.train, data.test))
+    return dataclasses.replace(data, channels=frame * data.channels, train=train, test=test)
+
+
 def padded(series, chosen):
     """A batch of the series with these indices: ``x`` float32 (batch, longest, channels) with zeros
     after a series' end, ``lengths`` int64 (batch), ``y`` int64 (batch)."""
