@@ -97,10 +97,15 @@ def add_training_options(options, batch_size, epochs, delay_ms=300):
     add_imbalance_options(options, "none", 0, delay_ms)
 
 
-def parse_training_args(options):
-    """With one of ``--data`` and ``--make-sample``."""
+def parse_training_args(options, make_sample):
+    """The options, with ``--data``. ``--make-sample`` calls ``make_sample(folder)``, and that is
+    all."""
     args = options.parse_args()
-    if not (args.data or args.make_sample):
+    if args.make_sample:
+        make_sample(args.make_sample)
+        print(f"written: {args.make_sample}, for --data")
+        raise SystemExit
+    if not args.data:
         options.error("--data FOLDER is needed, or --make-sample FOLDER")
     return args
 

@@ -27,7 +27,7 @@ def parse_args():
                            "carries on")
     parser.add_argument("--model", choices=["resnet20", "resnet32"], default="resnet20")
     common.add_training_options(parser, batch_size=128, epochs=160)
-    return common.parse_training_args(parser)
+    return common.parse_training_args(parser, images.make_cifar10_sample)
 
 
 def tensors(pixels, labels):
@@ -37,9 +37,6 @@ def tensors(pixels, labels):
 
 def main():
     args = parse_args()
-    if args.make_sample:
-        images.make_cifar10_sample(args.make_sample)
-        return
     hvd.init()
     device = pytorch_common.device()
     train = images.load_cifar10(args.data, "train")

@@ -33,7 +33,7 @@ def parse_args():
     parser.add_argument("--workers", type=int, default=4,
                         help="processes of each rank that read images; 0: the rank itself does")
     common.add_training_options(parser, batch_size=32, epochs=90)
-    return common.parse_training_args(parser)
+    return common.parse_training_args(parser, images.make_imagenet_sample)
 
 
 class Images(torch.utils.data.Dataset):
@@ -73,9 +73,6 @@ def loaders(args, train, test):
 
 def main():
     args = parse_args()
-    if args.make_sample:
-        images.make_imagenet_sample(args.make_sample)
-        return
     hvd.init()
     device = pytorch_common.device()
     train = images.ImageFolder(args.data, "train")

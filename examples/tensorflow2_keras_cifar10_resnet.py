@@ -31,7 +31,7 @@ def parse_args():
                            "carries on")
     parser.add_argument("--model", choices=BLOCKS, default="resnet20")
     common.add_training_options(parser, batch_size=128, epochs=160)
-    return common.parse_training_args(parser)
+    return common.parse_training_args(parser, images.make_cifar10_sample)
 
 
 def resnet(blocks):
@@ -60,9 +60,6 @@ def normalised(pixels):
 
 def main():
     args = parse_args()
-    if args.make_sample:
-        images.make_cifar10_sample(args.make_sample)
-        return
     hvd.init()
     keras_common.set_up_devices()
     train = images.load_cifar10(args.data, "train")

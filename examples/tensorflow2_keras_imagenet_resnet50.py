@@ -35,7 +35,7 @@ def parse_args():
                         help="mobilenet is the smaller one, to try the example")
     parser.add_argument("--image-size", type=common.positive, default=224, help="in pixels")
     common.add_training_options(parser, batch_size=32, epochs=90)
-    return common.parse_training_args(parser)
+    return common.parse_training_args(parser, images.make_imagenet_sample)
 
 
 def random_resized_crop(image):
@@ -71,9 +71,6 @@ def batches(args, folder, crop, endless):
 
 def main():
     args = parse_args()
-    if args.make_sample:
-        images.make_imagenet_sample(args.make_sample)
-        return
     hvd.init()
     keras_common.set_up_devices()
     train = images.ImageFolder(args.data, "train")

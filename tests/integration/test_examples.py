@@ -42,8 +42,8 @@ def trained(tmp_path):
 
 def test_hyperplane(launch, tmp_path):
     output = run(launch, tmp_path, "pytorch_hyperplane", 2, "--dimensions", 64, "--points", 1024,
-                 "--rounds", 60, "--seeds", 1, "--policies", "full", "majority", "--base-ms", 1,
-                 "--delay-ms", 2)
+                 "--rounds", 80, "--seeds", 1, "--policies", "full", "majority", "--base-ms", 1,
+                 "--delay-ms", 2, "--learning-rate", 0.04)
     results = compared(tmp_path, "loss.png")
     assert results["emulated_compute"] and "emulated" in output
     for result in results["runs"]:
@@ -54,16 +54,17 @@ def test_hyperplane(launch, tmp_path):
 
 @pytest.mark.parametrize("np, data, options, emulated", [
     (4, "JapaneseVowels", ["--ms-per-step", "0.2", "--rounds", "60"], True),
-    (2, "PLAID", ["--real-compute", "--rounds", "25"], False)])
+    (2, "PLAID", ["--real-compute", "--rounds", "60"], False)])
 def test_lstm(launch, tmp_path, np, data, options, emulated):
     output = run(launch, tmp_path, "pytorch_lstm", np, "--data", data, "--seeds", 1, "--policies",
                  "majority", *options)
     results = compared(tmp_path, "accuracy.png")
     assert results["emulated_compute"] is emulated
     assert ("emulated compute" in output) is emulated
-    run_, = results["runs"]
-    assert run_["final_accuracy"] > (0.6 if emulated else 0.3) > 2 * run_["curve"][0][1] / 2
-    assert run_["mean_active"] < np
+    result, = results["runs"]
+    # Among 9 and 11 classes.
+    assert result["final_accuracy"] > (0.8 if emulated else 0.25)
+    assert result["mean_active"] < np
 
 
 def sample(name, tmp_path):
@@ -144,7 +145,7 @@ def test_an_ordinary_horovod_script_by_the_launcher(launch, tmp_path):
     assert (tmp_path / "images_per_second.png").stat().st_size > 10_000
 
 
-def test_elastic_digits_with_a_rank_that_joins(start, launch, tmp_path):
+def test_elastic_digits(launch, tmp_path):
     hosts = tmp_path / "hosts"
     hosts.write_text("localhost:2\n")
     output = run(launch, tmp_path, "elastic_digits", 2, "--rounds", 120, "--commit-every", 20,

@@ -219,7 +219,8 @@ class TestDemos:
                                f"\nimport horovod.{module} as hvd")
         assert changed != text
         (tmp_path / "stock.py").write_text(changed)
-        shutil.copy(ROOT / "examples/digits.py", tmp_path)
+        for shared in ("common.py", "digits.py"):
+            shutil.copy(ROOT / "examples" / shared, tmp_path)
         result = launch(2, [str(tmp_path / "stock.py"), "--rounds", "8", "--seeds", "1",
                             "--base-ms", "2", "--delay-ms", "2", "--output", str(tmp_path)])
         assert result.returncode == 0, result.output
@@ -231,4 +232,4 @@ class TestDemos:
         shown = subprocess.run([*command, "--help"], capture_output=True, text=True)
         assert shown.returncode == 0 and "--imbalance" in shown.stdout
         wrong = subprocess.run([*command, "--rounds", "0"], capture_output=True, text=True)
-        assert wrong.returncode == 2 and "--rounds must be at least 1" in wrong.stderr
+        assert wrong.returncode == 2 and "--rounds: must be at least 1" in wrong.stderr
