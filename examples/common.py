@@ -412,7 +412,7 @@ class History:
     def __init__(self, args, rank, ranks, begin=0, points=()):
         self.args, self.rank, self.ranks = args, rank, ranks
         self.points = list(points)
-        self._begin = self._shown = begin
+        self._shown = begin  # rounds, when the last line of progress was printed
         self._last = time.perf_counter()
         self._start = self._last - (self.points[-1]["seconds"] if self.points else 0)
 
@@ -422,8 +422,8 @@ class History:
         now = time.perf_counter()
         if self.rank != 0 or now < self._last + 10 or rounds <= self._shown:
             return
+        left = (now - self._last) * (self.args.rounds - rounds) / (rounds - self._shown)
         self._last, self._shown = now, rounds
-        left = (now - self._start) * (self.args.rounds - rounds) / (rounds - self._begin)
         print(f"round {rounds:6}/{self.args.rounds}: loss {loss():.4f}, about {left:.0f} s left",
               flush=True)
 

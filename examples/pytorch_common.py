@@ -44,16 +44,18 @@ def save(path, model, optimizer):
         os.replace(beside, path)  # whole, or not at all
 
 
-def resume(path, model, optimizer, device):
+def resume(path, model, optimizer):
     """All ranks begin alike: with rank 0's checkpoint, if it has one, else with its model.
     ``optimizer.round`` is that of the checkpoint."""
-    if hvd.rank() == 0 and path.exists():
-        checkpoint = torch.load(path, map_location=device)
+    found = hvd.rank() == 0 and path.exists()
+    checkpoint = hvd.broadcast_object(torch.load(path, map_location="cpu") if found else None)
+    if checkpoint:
         model.load_state_dict(checkpoint["model"])
         optimizer.load_state_dict(checkpoint["optimizer"])
-        print(f"carries on from {path}, round {optimizer.round}", flush=True)
-    hvd.broadcast_parameters(model.state_dict(), root_rank=0)
-    hvd.broadcast_optimizer_state(optimizer, root_rank=0)
+        if hvd.rank() == 0:
+            print(f"carries on from {path}, round {optimizer.round}", flush=True)
+    else:
+        hvd.broadcast_parameters(model.state_dict(), root_rank=0)
 
 
 def train(args, model, batches, test_batches, images, drops, device):
@@ -73,7 +75,7 @@ def train(args, model, batches, test_batches, images, drops, device):
     optimizer = hvd.DistributedOptimizer(optimizer, model.named_parameters(),
                                          **common.partial_settings(args, args.policy))
     checkpoint = args.output / "checkpoint.pt"
-    resume(checkpoint, model, optimizer, device)
+    resume(checkpoint, model, optimizer)
     schedule = common.step_schedule(args, per_epoch, hvd.size(), drops)
 
     def before_round(index):

@@ -108,6 +108,7 @@ def test_resnet_on_imagenet_by_slurm_carries_on_from_a_checkpoint(launch, tmp_pa
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
     assert result.returncode == 0, result.stdout
     assert f"carries on from {tmp_path}/checkpoint.pt, round {first[-1]['round']}" in result.stdout
+    assert "differ between ranks" not in result.stdout
     assert [point["round"] // 8 for point in trained(tmp_path)["history"]] == [3]
     assert "NEGOTIATE" in (tmp_path / "timeline.json").read_text()
 
@@ -120,6 +121,7 @@ def test_keras_on_imagenet_carries_on_from_a_checkpoint(launch, tmp_path):
     first, = trained(tmp_path)["history"]
     output = run(launch, tmp_path, name, 2, *options, "--epochs", 2)
     assert f"carries on from {tmp_path}/checkpoint.keras, round {first['round']}" in output
+    assert "differ between ranks" not in output
     second, = trained(tmp_path)["history"]
     assert 16 <= second["round"] < 24
 
