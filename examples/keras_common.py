@@ -102,6 +102,7 @@ def train(args, model, batches, test_batches, images, drops):
                       keras.callbacks.TensorBoard(f"{args.tensorboard}/rank-{hvd.rank()}")]
     if model.optimizer.round < args.rounds:
         # StopAtRound says when it is over; an epoch of `fit` is one of this rank's own steps.
-        model.fit(batches, steps_per_epoch=per_epoch, epochs=10**9, verbose=0, callbacks=callbacks)
+        model.fit(batches, steps_per_epoch=per_epoch, epochs=10**9, verbose=0,
+                  shuffle=False, callbacks=callbacks)
     history.finish([v.numpy() for v in model.trainable_variables], model.optimizer.stats(),
                    allgather_object)

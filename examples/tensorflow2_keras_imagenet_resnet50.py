@@ -24,7 +24,7 @@ import horovod_partial.tensorflow.keras as hvd
 import common
 import images
 
-MODELS = {"resnet50": keras.applications.ResNet50, "mobilenet": keras.applications.MobileNetV2}
+MODELS = {"resnet50": keras.applications.ResNet50, "mobilenet": keras.applications.MobileNet}
 
 
 def parse_args():

@@ -183,8 +183,8 @@ def test_help_and_wrong_options():
     calls = [[example(name), *options] for name in NAMES
              for options in (["--help"], wrong[name][0])]
     ran = subprocess.run([sys.executable, "-c", IN_ONE_PROCESS, json.dumps(calls)],
-                         env={**os.environ, "PYTHONPATH": str(EXAMPLES)}, capture_output=True,
-                         text=True)
+                         cwd=EXAMPLES, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
     answers = iter(map(json.loads, ran.stdout.splitlines()))
     for name in NAMES:
         status, shown = next(answers)
