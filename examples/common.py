@@ -403,18 +403,28 @@ class History:
         args: with ``rounds`` and ``output``; what the file says of options.
         rank, ranks: this rank, and their number.
         begin: rounds that are done already.
-        points: of a ``History`` that this one carries on.
+        points: of a ``History`` that this one carries on; None: of the one in `history.json`, as
+            far as these rounds.
 
     Attributes:
         points: a dict of each flush: ``round``, ``seconds``, and what ``add`` was given.
     """
 
-    def __init__(self, args, rank, ranks, begin=0, points=()):
+    def __init__(self, args, rank, ranks, begin=0, points=None):
         self.args, self.rank, self.ranks = args, rank, ranks
+        if points is None:
+            points = self._earlier(begin)
         self.points = list(points)
         self._shown = begin  # rounds, when the last line of progress was printed
         self._last = time.perf_counter()
         self._start = self._last - (self.points[-1]["seconds"] if self.points else 0)
+
+    def _earlier(self, rounds):
+        path = self.args.output / "history.json"
+        if rounds == 0 or not path.exists():
+            return []
+        return [point for point in json.loads(path.read_text())["history"]
+                if point["round"] <= rounds]
 
     def after_step(self, rounds, loss):
         """After each local step, when so many rounds have been applied. ``loss()`` is called where
@@ -445,7 +455,8 @@ class History:
         (self.args.output / "history.json").write_text(json.dumps(
             {"ranks": self.ranks, "options": _plain(self.args), "history": self.points, **more},
             indent=1))
-        self._plot(self.args.output / "history.png")
+        if self.points:
+            self._plot(self.args.output / "history.png")
 
     def _plot(self, path):
         plt = pyplot()
