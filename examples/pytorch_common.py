@@ -48,7 +48,8 @@ def resume(path, model, optimizer):
     """All ranks begin alike: with rank 0's checkpoint, if it has one, else with its model.
     ``optimizer.round`` is that of the checkpoint."""
     found = hvd.rank() == 0 and path.exists()
-    checkpoint = hvd.broadcast_object(torch.load(path, map_location="cpu") if found else None)
+    checkpoint = hvd.broadcast_object(torch.load(path, map_location="cpu") if found else None,
+                                      name="checkpoint")
     if checkpoint:
         model.load_state_dict(checkpoint["model"])
         optimizer.load_state_dict(checkpoint["optimizer"])
