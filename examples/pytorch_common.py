@@ -47,16 +47,15 @@ def save(path, model, optimizer):
 def resume(path, model, optimizer):
     """All ranks begin alike: with rank 0's checkpoint, if it has one, else with its model.
     ``optimizer.round`` is that of the checkpoint."""
-    found = hvd.rank() == 0 and path.exists()
-    checkpoint = hvd.broadcast_object(torch.load(path, map_location="cpu") if found else None,
-                                      name="checkpoint")
-    if checkpoint:
+    if hvd.rank() == 0 and path.exists():
+        checkpoint = torch.load(path, map_location="cpu")
         model.load_state_dict(checkpoint["model"])
         optimizer.load_state_dict(checkpoint["optimizer"])
-        if hvd.rank() == 0:
-            print(f"carries on from {path}, round {optimizer.round}", flush=True)
-    else:
-        hvd.broadcast_parameters(model.state_dict(), root_rank=0)
+        print(f"carries on from {path}, round {optimizer.round}", flush=True)
+    # In this order: where an optimizer has no state yet, Horovod makes one by a step without
+    # gradients, which moves parameters where there is weight decay.
+    hvd.broadcast_optimizer_state(optimizer, root_rank=0)
+    hvd.broadcast_parameters(model.state_dict(), root_rank=0)
 
 
 def train(args, model, batches, test_batches, images, drops, device):
