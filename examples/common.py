@@ -432,7 +432,7 @@ class History:
         now = time.perf_counter()
         if self.rank != 0 or now < self._last + 10 or rounds <= self._shown:
             return
-        left = (now - self._last) * (self.args.rounds - rounds) / (rounds - self._shown)
+        left = (now - self._last) * max(self.args.rounds - rounds, 0) / (rounds - self._shown)
         self._last, self._shown = now, rounds
         print(f"round {rounds:6}/{self.args.rounds}: loss {loss():.4f}, about {left:.0f} s left",
               flush=True)
