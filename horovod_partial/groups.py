@@ -370,6 +370,7 @@ class TrainingGroup:
         self.drifted = False
         self.restored = None
         if process_set.included():
+            lifecycle.say_policy(groups.basics, settings)
             groups.training.add(self)
             groups.names.claim(name, _Owner())
             weakref.finalize(replica, _retire, groups, name, process_set,

@@ -27,6 +27,8 @@ _resetting = None  # or whether the elastic reset under way follows a failure
 _join_services = {}  # by framework
 _renewals = {}  # by HorovodBasics
 _summaries = {}  # by HorovodBasics
+_said_policy = False
+_resting = []  # libraries that are excused between two calls of a worker
 
 
 def mark_partial_job():
@@ -76,6 +78,18 @@ def add_summary(basics, summaries):
     _summaries[basics] = summaries
 
 
+def say_policy(basics, settings):
+    """Called for each training group: where partial training was asked for by the launcher, rank 0
+    says once that a training is partial, and how."""
+    global _said_policy
+    if _said_policy or not os.environ.get(config.POLICY) or basics.rank() != 0:
+        return
+    _said_policy = True
+    resync = f", resync_every {settings.resync_every}" if settings.resync_every else ""
+    _say(0, f"this job trains partially: policy {settings.policy}, staleness_bound "
+            f"{settings.staleness_bound}, catch_up {settings.catch_up}{resync}, seed {settings.seed}")
+
+
 @contextlib.contextmanager
 def resetting(failure):
     """Around an elastic reset, which shuts Horovod down without an end of the application."""
@@ -85,6 +99,34 @@ def resetting(failure):
         yield
     finally:
         _resetting = None
+
+
+@contextlib.contextmanager
+def call_of_a_worker():
+    """Around a function that a launcher calls in a process that lives on, as Ray's executor does.
+
+    Until the next call no round waits for this rank. When the function raises, Horovod shuts down
+    here, and with that on the ranks that train on.
+    """
+    global _failed
+    while _resting:
+        _resting.pop().leave_excused()
+    try:
+        yield
+    except BaseException:
+        _failed = _partial_job
+        for basics in _initialized():
+            basics.shutdown()
+        raise
+    for basics in _initialized():
+        library = _native.Library(basics.MPI_LIB_CTYPES)
+        library.enter_excused()
+        _resting.append(library)
+
+
+def _initialized():
+    """The HorovodBasics that have partial groups and a life."""
+    return [basics for basics in _renewals if basics.is_initialized()]
 
 
 def shut_down(basics, shut_down_horovod):
