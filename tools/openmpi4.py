@@ -23,10 +23,10 @@ def run(*command, cwd=None):
         raise OSError(f"{' '.join(map(str, command))}: {result.stdout.strip()}")
 
 
-def unpack(target, scratch):
-    """Puts `bin/mpirun` and `usr` into `target`, through the folder `scratch` beside it."""
+def download(packages, scratch):
+    """Puts Debian packages into the folder `scratch`."""
     try:
-        run("apt-get", "download", *PACKAGES, cwd=scratch)
+        run("apt-get", "download", *packages, cwd=scratch)
     except OSError:
         # Images come without apt's lists: fetch them, but not into the system.
         lists = scratch / "lists"
@@ -34,7 +34,12 @@ def unpack(target, scratch):
         private = ("-o", f"Dir::State::Lists={lists}", "-o", "Dir::Cache::pkgcache=",
                    "-o", "Dir::Cache::srcpkgcache=")
         run("apt-get", *private, "update", cwd=scratch)
-        run("apt-get", *private, "download", *PACKAGES, cwd=scratch)
+        run("apt-get", *private, "download", *packages, cwd=scratch)
+
+
+def unpack(target, scratch):
+    """Puts `bin/mpirun` and `usr` into `target`, through the folder `scratch` beside it."""
+    download(PACKAGES, scratch)
     for package in scratch.glob("*.deb"):
         if package.name.startswith("openmpi-bin_") and "_4." not in package.name:
             raise OSError(f"apt has {package.name}, which is not Open MPI 4")
