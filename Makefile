@@ -27,7 +27,7 @@ demo: $(VENV)/.built ## Trains the digits once per policy: table, results.json, 
 	$(RUN) horovodrun -np $(NP) --gloo python examples/pytorch_digits.py $(ARGS)
 
 .PHONY: test
-test: $(VENV)/.built $(VENV)/.test $(VENV)/.docs openmpi4 ## All tests (ARGS="-k word" for some)
+test: $(VENV)/.built $(VENV)/.test $(VENV)/.docs openmpi4 services ## All tests (ARGS="-k word" for some)
 	$(RUN) pytest $(ARGS)
 
 .PHONY: test-core
@@ -41,6 +41,10 @@ test-hosts: $(VENV)/.built $(VENV)/.test ## Two hosts with a slow and lossy link
 .PHONY: openmpi4
 openmpi4: $(VENV)/.dependencies ## Debian's Open MPI 4 for the tests, unpacked where apt has it
 	$(BIN)/python tools/openmpi4.py build/openmpi4
+
+.PHONY: services
+services: $(VENV)/.dependencies ## Debian's ssh server and SLURM for the tests, unpacked likewise
+	$(BIN)/python tools/services.py build/services
 
 .PHONY: test-long
 test-long: $(VENV)/.built $(VENV)/.test ## Long forms: 10,000 rounds of memory, a rank that stands still for 20 s

@@ -70,6 +70,48 @@ def test_hosts_by_ssh(launch, tmp_path):
     check(result.output)
 
 
+class TestCheck:
+    """`python -m horovod_partial.check`"""
+
+    def run(self, *arguments, **environment):
+        return subprocess.run([sys.executable, "-m", "horovod_partial.check", *arguments],
+                              env={**os.environ, **environment}, cwd="/", timeout=200, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def test_it_passes_and_minds_no_settings_of_a_job(self):
+        result = self.run("--policy", "first:1", HOROVOD_PARTIAL_POLICY="nonsense",
+                          HOROVOD_RANK="7")
+        assert result.returncode == 0, result.stdout
+        assert "ok: 2 ranks" in result.stdout and "each of 40 contributions" in result.stdout
+
+    def test_as_ranks_of_a_launcher(self, launch):
+        result = launch(2, ["-m", "horovod_partial.check", "--here", "--framework", "tensorflow"],
+                        "mpi")
+        assert result.returncode == 0, result.output
+        assert result.output.count("partial rounds (majority) of tensorflow") == 1, result.output
+
+    @pytest.mark.parametrize("arguments, words", [
+        (["-np", "0"], "-np: 0 must be at least 1"),
+        (["--device", "cuda", "--framework", "tensorflow"], "--device: cuda is for PyTorch")])
+    def test_wrong_arguments(self, arguments, words):
+        result = self.run(*arguments)
+        assert result.returncode == 2 and words in result.stdout
+
+    def test_a_lost_contribution_fails_it(self, monkeypatch, capsys):
+        """On one rank: a round is kept from it."""
+        import horovod_partial.torch as hvd
+        from horovod_partial import check
+
+        given = hvd.partial_allreduce
+        monkeypatch.setattr(hvd, "partial_allreduce",
+                            lambda *args, **kwargs: given(*args, **kwargs)[1:])
+        try:
+            assert check.main(["--here", "--framework", "torch"]) == 1
+        finally:
+            hvd.shutdown()
+        assert "the rounds hold 0.0 and not 20.0" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     with services.slurm(tmp_path_factory.mktemp("slurm")) as started:
