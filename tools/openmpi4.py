@@ -49,7 +49,8 @@ def unpack(target, scratch):
     (scratch / "root").rename(target)
 
 
-def main(target):
+def provide(target, unpack, failure):
+    """Makes the folder `target` by `unpack(target, scratch)`, or says what that means."""
     target = Path(target).resolve()
     if target.exists():
         return
@@ -59,10 +60,10 @@ def main(target):
     try:
         unpack(target, scratch)
     except OSError as error:
-        print(f"Open MPI 4 is not tested: {error}")
+        print(f"{failure}: {error}")
     finally:
         shutil.rmtree(scratch)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    provide(sys.argv[1], unpack, "Open MPI 4 is not tested")
