@@ -1,5 +1,6 @@
 """Horovod's executor for Ray. Ray is large, and installed by `make test-ray` alone."""
 
+import contextlib
 import os
 
 import pytest
@@ -13,11 +14,13 @@ pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster():
+def cluster(tmp_path_factory):
     # Patience on a busy machine, and no token of this cluster in the home directory.
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "200")
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    # Workers import from where the driver is, and this repository is not what is installed.
+    with contextlib.chdir(tmp_path_factory.mktemp("driver")):
+        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
