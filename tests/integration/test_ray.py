@@ -2,8 +2,14 @@
 
 import contextlib
 import os
+import sys
 
 import pytest
+
+# Patience on a busy machine, and no token of this cluster in the home directory. Ray reads them when
+# it is imported.
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "200")
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: `make test-ray` installs and tests it")
 
@@ -11,13 +17,12 @@ from horovod.ray import RayExecutor  # noqa: E402
 
 POLICY = {"HOROVOD_PARTIAL_POLICY": "first:1", "HOROVOD_PARTIAL_STALENESS_BOUND": "2"}
 pytestmark = pytest.mark.timeout(300)
+# Workers cannot import this file.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster(tmp_path_factory):
-    # Patience on a busy machine, and no token of this cluster in the home directory.
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "200")
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     # Workers import from where the driver is, and this repository is not what is installed.
     with contextlib.chdir(tmp_path_factory.mktemp("driver")):
         ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
