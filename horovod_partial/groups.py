@@ -11,6 +11,8 @@ import warnings
 import weakref
 from typing import NamedTuple
 
+from horovod.common.process_sets import ProcessSet
+
 from horovod_partial import _native, config, lifecycle
 from horovod_partial._native import Ask, Healing
 from horovod_partial.participation import Journal, summary
@@ -48,17 +50,22 @@ class Names:
 
     def claim(self, name, user):
         """Takes a name for ``user``; ValueError when somebody else has it."""
-        owner = self._claim(name, user)
+        self._require(name, user, lambda: self._users.setdefault(name, user))
+
+    def check(self, name, user):
+        """ValueError when somebody else than ``user`` has the name."""
+        self._require(name, user, lambda: self._users.get(name, user))
+
+    def _require(self, name, user, look_up):
+        with self._lock:
+            owner = look_up()
         if owner != user:
             # An optimizer that nobody has any longer may not have been collected yet.
             gc.collect()
-            owner = self._claim(name, user)
+            with self._lock:
+                owner = look_up()
         if owner != user:
             raise ValueError(f"name={name!r} is in use by {owner}: choose another name")
-
-    def _claim(self, name, user):
-        with self._lock:
-            return self._users.setdefault(name, user)
 
     def known(self, name):
         return name in self._users
@@ -73,8 +80,14 @@ class Names:
                 del self._users[name]
 
 
+def check_process_set(process_set):
+    if not isinstance(process_set, ProcessSet):
+        raise ValueError(f"process_set={process_set!r} is not a hvd.ProcessSet")
+
+
 def number_of(process_set):
     """The number of a process set; ValueError when it has none."""
+    check_process_set(process_set)
     number = process_set.process_set_id
     if number is None:
         raise ValueError(f"process_set={process_set} has not been added, or has been removed")
@@ -140,8 +153,10 @@ class Groups:
 
     def define(self, name, specs, settings, op, process_set):
         """The definition of a group of ``partial_allreduce``: a number for ``Library.ask``."""
-        self.names.claim(name, _PLAIN)
         key = number_of(process_set), name
+        if not process_set.included():
+            raise ValueError(f"process_set={process_set}: this rank is not in it")
+        self.names.claim(name, _PLAIN)
         wanted = (specs, settings, op, process_set.size())
         known = self._definitions.get(key)
         if known is None or known[0] != wanted:
@@ -161,13 +176,15 @@ class Groups:
         """Flushes a group of ``partial_allreduce``; returns what ``read(raw, specs)`` makes of
         each round. ``specs`` are those of the group's tensors."""
         check_name(name)
-        self.names.claim(name, _PLAIN)
         set_id = number_of(process_set)
+        # Not claimed before a rank has turned out to know it.
+        self.names.check(name, _PLAIN)
         known = self._definitions.get((set_id, name))
         rounds = []
         while True:
             ticket = self.library.ask(Ask.FLUSH, set_id, name, known[1] if known else 0)
             answer = ticket.answer()
+            self.names.claim(name, _PLAIN)
             specs = self.library.tensors(set_id, name)
             rounds += [read(raw, specs) for raw in answer.rounds]
             ticket.close()
@@ -350,6 +367,11 @@ class TrainingGroup:
 
     def __init__(self, groups, replica, name, process_set, settings, op, predivide=1.0,
                  healing=Healing.IN_ROUNDS):
+        check_process_set(process_set)
+        # Drawn by who has made no mistake: numbers are to be the same on all ranks.
+        name = groups.name_for_optimizer(name)
+        if process_set.included():
+            groups.names.claim(name, _Owner())
         self._groups = groups
         self._library = groups.library
         self._replica = weakref.ref(replica)
@@ -372,7 +394,6 @@ class TrainingGroup:
         if process_set.included():
             lifecycle.say_policy(groups.basics, settings)
             groups.training.add(self)
-            groups.names.claim(name, _Owner())
             weakref.finalize(replica, _retire, groups, name, process_set,
                              self._journal).atexit = False
 
@@ -428,6 +449,8 @@ class TrainingGroup:
         self.round += count
 
     def register_before_round(self, function):
+        if not callable(function):
+            raise ValueError(f"fn={function!r} is not a function of the round's number")
         return Handle(self._before_round, function)
 
     def expire(self, handle):

@@ -9,7 +9,7 @@ from horovod.tensorflow import mpi_ops
 from horovod.tensorflow.mpi_ops import Average, global_process_set
 
 from horovod_partial import config, lifecycle
-from horovod_partial.groups import Groups, Round, check_name, ranks_of
+from horovod_partial.groups import Groups, Round, check_name, number_of, ranks_of
 from horovod_partial.tensorflow import host
 
 lifecycle.mark_partial_job()
@@ -86,7 +86,8 @@ def partial_allreduce(tensors, name, policy=None, op=Average, staleness_bound=No
     partial_groups.check_op(op)
     host.refuse_xla()
     settings = config.resolve(policy, staleness_bound, catch_up, None, seed)
-    form = _forms[process_set.process_set_id, name] = [(t.dtype, t.shape) for t in tensors]
+    key = number_of(process_set), name
+    form = [(t.dtype, t.shape) for t in tensors]
 
     def submit(*values):
         specs = tuple(host.spec(str(i), tensor.dtype, np.shape(value), f"tensors[{i}]")
@@ -99,7 +100,9 @@ def partial_allreduce(tensors, name, policy=None, op=Average, staleness_bound=No
         ticket.close()
         return rounds
 
-    return _rounds(submit, tensors, process_set, form)
+    rounds = _rounds(submit, tensors, process_set, form)
+    _forms[key] = form  # now that it is known to be right, or that a graph has it
+    return rounds
 
 
 def partial_flush(name, process_set=global_process_set):
@@ -122,7 +125,7 @@ def partial_flush(name, process_set=global_process_set):
         tf.errors.OpError: either of them found out while a graph runs.
     """
     check_name(name)
-    form = _forms.get((process_set.process_set_id, name), [])
+    form = _forms.get((number_of(process_set), name), [])
     if not form and not tf.executing_eagerly():
         raise ValueError(f"name={name!r}: in a graph, a flush comes after partial_allreduce of "
                          "the same name, which tells the tensors' dtypes")

@@ -147,9 +147,9 @@ def keras_optimizer(optimizer, name, compression, sparse_as_dense, gradient_pred
 
     def partial(plain):
         wrapped = keras3.wrap(plain, _PartialKerasOptimizer)
-        wrapped._set_up(partial_groups.name_for_optimizer(name), compression, sparse_as_dense,
-                        gradient_predivide_factor, op, backward_passes_per_step,
-                        average_aggregated_gradients, process_set, settings)
+        wrapped._set_up(name, compression, sparse_as_dense, gradient_predivide_factor, op,
+                        backward_passes_per_step, average_aggregated_gradients, process_set,
+                        settings)
         return wrapped
 
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):

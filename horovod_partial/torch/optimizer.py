@@ -479,7 +479,6 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
         raise ValueError(f"backward_passes_per_step={backward_passes_per_step!r} must be > 0")
     settings = config.resolve(policy, staleness_bound, catch_up, resync_every, seed)
     named_parameters = _checked_names(optimizer, named_parameters)
-    group_name = partial_groups.name_for_optimizer(name)
 
     inner = optimizer.__class__
     cls = type(inner.__name__, (_PartialOptimizer, inner), {"__module__": inner.__module__})
@@ -490,5 +489,5 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     partial.__dict__.pop("_step_supports_amp_scaling", None)
     partial._set_up(named_parameters, compression, backward_passes_per_step, op,
                     gradient_predivide_factor, sparse_as_dense, process_set, settings,
-                    group_name)
+                    name)
     return partial

@@ -1,6 +1,8 @@
 """What all bodies share, given `hvd` of the framework at hand: events between the ranks, names."""
 
+import gc
 import os
+import sys
 
 import pytest
 
@@ -31,6 +33,24 @@ def name(request):
 def ranks(hvd):
     """(rank, size)"""
     return hvd.rank(), hvd.size()
+
+
+@pytest.fixture
+def unchanged(hvd):
+    """Fails a test after which names, definitions or groups are not what they were before."""
+    def state():
+        gc.collect()
+        found = []
+        for framework in ("torch", "tensorflow"):
+            if ops := sys.modules.get(f"horovod_partial.{framework}.ops"):
+                groups = ops.partial_groups
+                found.append((dict(groups.names._users), dict(groups._definitions),
+                              set(groups.training), dict(getattr(ops, "_forms", {}))))
+        return found
+
+    before = state()
+    yield
+    assert state() == before
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ ids = [row[0] for row in SETTINGS]
 
 
 @pytest.mark.parametrize("what, settings, error, message", SETTINGS, ids=ids)
-def test_settings(fw, hvd, name, what, settings, error, message):
+def test_settings(fw, hvd, unchanged, name, what, settings, error, message):
     with pytest.raises(error, match=message):
         fw.trainer(**settings)
     with pytest.raises(error, match=message):
@@ -36,7 +36,7 @@ def test_settings(fw, hvd, name, what, settings, error, message):
     ("CATCH_UP", "skip", "HOROVOD_PARTIAL_CATCH_UP: catch_up='skip'"),
     ("RESYNC_EVERY", "-1", "HOROVOD_PARTIAL_RESYNC_EVERY: resync_every=-1"),
     ("SEED", "1.5", "HOROVOD_PARTIAL_SEED: seed='1.5'")])
-def test_environment(fw, hvd, monkeypatch, variable, value, message):
+def test_environment(fw, hvd, unchanged, monkeypatch, variable, value, message):
     monkeypatch.setenv("HOROVOD_PARTIAL_" + variable, value)
     with pytest.raises(ValueError, match=message):
         fw.trainer()
@@ -51,9 +51,68 @@ def test_arguments_win_over_the_environment(fw, hvd, monkeypatch, name, ranks):
     assert (made._partial.settings.catch_up, made._partial.settings.resync_every) == ("replay", 0)
 
 
-def test_flush_of_a_group_that_nobody_knows_is_an_error_on_every_rank(fw, hvd, name):
+def test_flush_of_a_group_that_nobody_knows_is_an_error_on_every_rank(fw, hvd, unchanged, name):
     with pytest.raises(ValueError, match="there is no group"):
         hvd.partial_flush(name)
+
+
+def test_process_sets(fw, hvd, unchanged, name, ranks, needs_two):
+    """That are none, that have not been added, or that this rank is not in."""
+    tensors = [fw.tensor([0.0])]
+    others = hvd.add_process_set([ranks[1] - 1])
+    wrong = [([0], r"process_set=\[0\] is not a hvd.ProcessSet"),
+             (hvd.ProcessSet([0]), "process_set=.* has not been added")]
+    if ranks[0] < ranks[1] - 1:
+        wrong.append((others, "process_set=.*this rank is not in it"))
+    for process_set, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            hvd.partial_allreduce(tensors, name, process_set=process_set)
+    for process_set, message in wrong[:2]:
+        for call in (hvd.partial_flush, hvd.partial_stats):
+            with pytest.raises(ValueError, match=message):
+                call(name, process_set=process_set)
+    with pytest.raises(ValueError, match=wrong[0][1]):
+        fw.trainer(name=name, process_set=[0])
+    assert hvd.remove_process_set(others)
+
+
+def test_a_name_in_use(fw, hvd, name):
+    first = fw.trainer(name=name)
+    with pytest.raises(ValueError, match="is in use by another optimizer: choose another name"):
+        fw.trainer(name=name)
+    with pytest.raises(ValueError, match="is in use by another optimizer"):
+        hvd.partial_allreduce([fw.tensor([0.0])], name)
+    with pytest.raises(ValueError, match="is in use by another optimizer"):
+        hvd.partial_flush(name)
+    first.optimizer.flush()  # still its own
+    hvd.partial_allreduce([fw.tensor([0.0])], name + ".plain", policy="full")
+    with pytest.raises(ValueError, match="is in use by partial_allreduce"):
+        fw.trainer(name=name + ".plain")
+    assert hvd.partial_stats(name + ".plain")["rounds"] == 1
+
+
+def test_what_runs_before_a_round_is_a_function(fw, hvd, name, ranks):
+    trainer = fw.trainer(name=name)
+    with pytest.raises(ValueError, match="fn=0.1 is not a function"):
+        trainer.optimizer.register_before_round(0.1)
+    trainer.step(ranks[0], 0)
+    trainer.optimizer.flush()
+
+
+def test_a_wrong_call_on_one_rank_takes_no_number(fw, hvd, ranks):
+    """Or the ranks' next optimizers would have different names, and wait for each other."""
+    before = fw.trainer()
+    if ranks[0] == 0:
+        for settings in (dict(policy="most"), dict(name=""), dict(process_set=[0]),
+                         dict(backward_passes_per_step=0)):
+            with pytest.raises(ValueError):
+                fw.trainer(**settings)
+    after = fw.trainer()
+    number, next_number = (int(trainer.optimizer.stats()["name"].removeprefix("optimizer."))
+                           for trainer in (before, after))
+    assert next_number == number + 1
+    after.step(ranks[0], 0)
+    after.optimizer.flush()
 
 
 DIFFERENCES = [

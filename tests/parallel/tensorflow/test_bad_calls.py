@@ -88,7 +88,7 @@ def calls(hvd):
     ]
 
 
-def test_calls(hvd):
+def test_calls(hvd, unchanged):
     for what, call, error, message in calls(hvd):
         with pytest.raises(error, match=message):
             call()

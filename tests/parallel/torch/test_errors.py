@@ -61,7 +61,7 @@ def own(hvd):
     ]
 
 
-def test_calls(hvd):
+def test_calls(hvd, unchanged):
     for what, call, error, message in own(hvd):
         with pytest.raises(error, match=message):
             call()
