@@ -26,6 +26,7 @@ class Host:
     address: str = "127.0.0.1"
     interface: str = "lo"
     inside: Callable = contextlib.nullcontext
+    spawn: Callable | None = None  # starts its ranks, unless all hosts' are started alike
 
 
 def spawn(command, env):
@@ -54,7 +55,7 @@ class Job:
             host = by_name[slot.hostname]
             run = create_run_env_vars(hosts[0].address, [host.interface], port)
             with host.inside():
-                rank = spawn(
+                rank = (host.spawn or spawn)(
                     list(map(str, command)),
                     {**os.environ, **create_slot_env_vars(slot), "PYTHONUNBUFFERED": "1",
                      **{key: str(value) for key, value in run.items()}, **(env or {})})

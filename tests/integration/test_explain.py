@@ -15,6 +15,8 @@ STALLS = {
     "registration": "'registration': its first round waits for rank 1, which has not submitted",
     "initiator": "'initiator': round 1 (policy majority) waits for rank 1 (drawn as this round's "
                  "initiator). Ready: rank 0.",
+    "committee": "'committee': round 1 (policy quorum:2) waits for rank 1 (drawn into this "
+                 "round's committee). Ready: rank 0.",
     "bound": "'bound': round 2 (policy solo) waits for rank 1 (at the staleness bound of 1 pending "
              "rounds). Ready: rank 0.",
     "full": "'full': round 1 (policy full) waits for rank 1 (the policy needs all). Ready: rank 0.",
@@ -22,8 +24,8 @@ STALLS = {
 }
 
 
-def test_a_stalled_round_is_explained_and_ends_after_the_shutdown_time(start, tmp_path):
-    job = start(2, SCRIPTS / "stalled.py", tmp_path / "go",
+def test_a_stalled_round_is_explained_and_ends_after_the_shutdown_time(start, fork_server, tmp_path):
+    job = start(2, SCRIPTS / "stalled.py", tmp_path / "go", spawn=fork_server("torch").spawn,
                 env={"HOROVOD_STALL_CHECK_TIME_SECONDS": "1",
                      "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "15"})
     for case, explanation in STALLS.items():
@@ -37,7 +39,7 @@ def test_a_stalled_round_is_explained_and_ends_after_the_shutdown_time(start, tm
 
 def test_the_timeline_shows_who_was_active(launch, tmp_path):
     timeline = tmp_path / "timeline.json"
-    result = launch(2, [str(SCRIPTS / "recorded.py"), str(tmp_path / "store")],
+    result = launch(2, [str(SCRIPTS / "recorded.py"), str(tmp_path / "store")], imported="torch",
                     env={"HOROVOD_TIMELINE": str(timeline)})
     assert result.returncode == 0, result.output
     rows = collections.defaultdict(list)

@@ -74,8 +74,8 @@ def test_a_death_at_any_point(start, spawn, tmp_path, death, places):
 
 @pytest.mark.parametrize("framework, victim, places", [
     ("torch", 0, []), ("tensorflow", 1, []), ("tensorflow", 0, ["step", "flush", "join"])])
-def test_a_killed_rank_is_an_error_on_all_others(start, framework, victim, places):
-    job = start(3, SCRIPT, framework, 0, *places)
+def test_a_killed_rank_is_an_error_on_all_others(start, fork_server, framework, victim, places):
+    job = start(3, SCRIPT, framework, 0, *places, spawn=fork_server(framework).spawn)
     job.wait_for(*[f"rank {rank} did step 20" for rank in range(3)])
     job.ranks[victim].kill()
     job.end(victim)
@@ -84,9 +84,9 @@ def test_a_killed_rank_is_an_error_on_all_others(start, framework, victim, place
 
 
 @pytest.mark.parametrize("framework, standing", [("torch", 1), ("tensorflow", 0)])
-def test_a_rank_that_stands_still_loses_nothing(start, framework, standing):
+def test_a_rank_that_stands_still_loses_nothing(start, fork_server, framework, standing):
     steps = 400
-    job = start(3, SCRIPT, framework, steps)
+    job = start(3, SCRIPT, framework, steps, spawn=fork_server(framework).spawn)
     job.wait_for(*[f"rank {rank} did step 1" for rank in range(3)])
     job.ranks[standing].send_signal(signal.SIGSTOP)
     time.sleep(STANDSTILL)  # not to order events: this is the standstill

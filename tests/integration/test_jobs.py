@@ -32,7 +32,7 @@ UNMODIFIED = {"HOROVOD_PARTIAL_POLICY": "first:2", "HOROVOD_PARTIAL_STALENESS_BO
     (TENSORFLOW, "synchronous", "mpi", 2), ("horovod.tensorflow", "shutdown", "gloo", 2),
     ("horovod.tensorflow", "end", "mpi", 2)])
 def test_a_rank_that_ends_early_drains(launch, module, how, backend, np):
-    result = launch(np, script("uneven_end", module, how), backend, UNMODIFIED)
+    result = launch(np, script("uneven_end", module, how), backend, UNMODIFIED, imported=module)
     assert result.returncode == 0, result.output
     assert "rank 0 did 3 steps" in result.output
     for rank in range(1, np):
@@ -41,7 +41,7 @@ def test_a_rank_that_ends_early_drains(launch, module, how, backend, np):
 
 
 def test_a_rank_that_ends_early_drains_in_keras(launch):
-    result = launch(3, script("uneven_end_keras"))
+    result = launch(3, script("uneven_end_keras"), imported=TENSORFLOW)
     assert result.returncode == 0, result.output
     assert "rank 0 did 3 steps" in result.output
     assert result.output.count("did 40 steps") == 2
@@ -49,7 +49,7 @@ def test_a_rank_that_ends_early_drains_in_keras(launch):
 
 def test_what_was_in_no_round_is_reported(launch):
     """The ranks that submit last, without a flush, may leave gradients behind: that is said."""
-    result = launch(2, script("uneven_end", TORCH, "end"))
+    result = launch(2, script("uneven_end", TORCH, "end"), imported=TORCH)
     assert result.returncode == 0
     for line in re.findall(r".*in no round.*", result.output):
         assert "optimizer.0" in line
@@ -65,7 +65,8 @@ FAILURES = {"raise": "a bug in step 3", "raise-and-shut-down": "a bug in step 3"
     *[(TENSORFLOW, how, "gloo") for how in ("raise", "exit", "SIGTERM")],
     (TENSORFLOW, "raise-and-shut-down", "mpi"), (TENSORFLOW, "SIGKILL", "mpi")])
 def test_a_rank_that_fails_ends_the_job_for_all(launch, module, how, backend):
-    result = launch(2, script("failing", module, how), backend, timeout=90)
+    result = launch(2, script("failing", module, how), backend, timeout=90,
+                    imported=module)
     assert result.returncode != 0
     assert re.search(FAILURES[how], result.output, re.IGNORECASE), result.output
     assert "went through" not in result.output
@@ -95,19 +96,20 @@ def run_function(*arguments):
 
 @pytest.mark.parametrize("backend", [*BACKENDS, "horovodrun-mpi"])
 def test_a_stock_script_runs_unchanged(launch, backend):
-    result = launch(2, script("stock"), backend)
+    result = launch(2, script("stock"), backend, imported=TORCH)
     assert result.returncode == 0, result.output
     assert result.output.count("trained synchronously") == 2
 
 
 def test_tensorflow_runs_synchronously(launch):
-    result = launch(2, script("stock_tensorflow"))
+    result = launch(2, script("stock_tensorflow"), imported=TENSORFLOW)
     assert result.returncode == 0, result.output
     assert result.output.count("has TensorFlow") == 2
 
 
 def test_a_stock_script_trains_partially_by_the_environment(launch):
-    result = launch(2, script("stock"), env={"HOROVOD_PARTIAL_POLICY": "solo"})
+    result = launch(2, script("stock"), env={"HOROVOD_PARTIAL_POLICY": "solo"},
+                    imported=TORCH)
     assert result.returncode == 0, result.output
     assert result.output.count("trained partially: solo") == 2
     # Rank 0 says how it went, once.
@@ -117,8 +119,8 @@ def test_a_stock_script_trains_partially_by_the_environment(launch):
 
 
 def test_the_summary_can_be_switched_off(launch):
-    result = launch(2, script("stock"), env={"HOROVOD_PARTIAL_POLICY": "solo",
-                                             "HOROVOD_PARTIAL_SUMMARY": "0"})
+    result = launch(2, script("stock"), imported=TORCH,
+                    env={"HOROVOD_PARTIAL_POLICY": "solo", "HOROVOD_PARTIAL_SUMMARY": "0"})
     assert result.returncode == 0, result.output
     assert "trained partially: solo" in result.output
     assert "ranks active on average" not in result.output
@@ -129,7 +131,7 @@ KERAS = SCRIPTS / "stock_keras.py"
 
 @pytest.mark.parametrize("np", [1, 2])
 def test_a_stock_keras_script_trains_synchronously(launch, np):
-    result = launch(np, [str(KERAS)])
+    result = launch(np, [str(KERAS)], imported=TENSORFLOW)
     assert result.returncode == 0, result.output
     assert result.output.count("trained synchronously; weights equal") == np
 
@@ -141,21 +143,22 @@ def test_a_stock_keras_script_becomes_partial_by_its_import_line(launch, tmp_pat
     assert changed != KERAS.read_text()
     path = tmp_path / "changed.py"
     path.write_text(changed)
-    result = launch(np, [str(path)])
+    result = launch(np, [str(path)], imported=TENSORFLOW)
     assert result.returncode == 0, result.output
     assert len(re.findall(r"partially: majority, \d+ late; weights equal",
                           result.output)) == np, result.output
 
 
 def test_a_stock_keras_script_becomes_partial_by_the_environment(launch):
-    result = launch(2, [str(KERAS)], env={"HOROVOD_PARTIAL_POLICY": "solo"})
+    result = launch(2, [str(KERAS)], env={"HOROVOD_PARTIAL_POLICY": "solo"}, imported=TENSORFLOW)
     assert result.returncode == 0, result.output
     assert len(re.findall(r"partially: solo, \d+ late; weights equal", result.output)) == 2
 
 
 @pytest.mark.parametrize("np, backend", [(4, "gloo"), (3, "mpi")])
 def test_a_short_soak(launch, np, backend):
-    result = launch(np, [str(ROOT / "tests/soak/soak.py"), "--rounds", "1000"], backend)
+    result = launch(np, [str(ROOT / "tests/soak/soak.py"), "--rounds", "1000"], backend,
+                    imported=TORCH)
     assert result.returncode == 0, result.output
     assert "soak passed" in result.output, result.output
 
@@ -178,7 +181,9 @@ def test_check_build_names_us():
     assert "[X] PyTorch" in output and "[X] TensorFlow" in output and "[X] Gloo" in output
 
 
-DEMOS = ["pytorch_digits", "tensorflow2_keras_digits", "tensorflow2_custom_loop"]
+FRAMEWORKS = {"pytorch_digits": TORCH, "tensorflow2_keras_digits": TENSORFLOW,
+              "tensorflow2_custom_loop": TENSORFLOW}
+DEMOS = list(FRAMEWORKS)
 
 
 class TestDemos:
@@ -187,7 +192,7 @@ class TestDemos:
     def run(self, launch, tmp_path, demo, np, *options):
         result = launch(np, [f"examples/{demo}.py", "--rounds", "12", "--seeds", "1",
                              "--base-ms", "5", "--delay-ms", "10", "--output", str(tmp_path),
-                             *options])
+                             *options], imported=FRAMEWORKS[demo])
         assert result.returncode == 0, result.output
         assert (tmp_path / "accuracy.png").stat().st_size > 10_000
         return json.loads((tmp_path / "results.json").read_text()), result.output
@@ -222,7 +227,8 @@ class TestDemos:
         for shared in ("common.py", "digits.py"):
             shutil.copy(ROOT / "examples" / shared, tmp_path)
         result = launch(2, [str(tmp_path / "stock.py"), "--rounds", "8", "--seeds", "1",
-                            "--base-ms", "2", "--delay-ms", "2", "--output", str(tmp_path)])
+                            "--base-ms", "2", "--delay-ms", "2", "--output", str(tmp_path)],
+                        imported=module)
         assert result.returncode == 0, result.output
         assert (tmp_path / "results.json").exists() and "same" in result.output
 

@@ -58,7 +58,7 @@ def test_horovodrun_ends_with_the_error(launch):
                          ids=lambda rows: "+".join(value for _, value, _ in rows))
 def test_ranks_of_a_launcher_that_knows_nothing_of_us(launch, module, rows):
     """An error on every rank that names variable, value and what is allowed, and ends the job."""
-    result = launch(2, [SCRIPT, module], "mpi", env={
+    result = launch(2, [SCRIPT, module], "mpi", imported=module, env={
         "HOROVOD_PARTIAL_POLICY": "solo",
         **{f"HOROVOD_PARTIAL_{variable}": value for variable, value, _ in rows}})
     assert result.returncode != 0, result.output
@@ -74,7 +74,7 @@ def test_variables_that_differ_between_hosts(launch):
     result = launch(2, [SCRIPT, "horovod.torch", "HOROVOD_PARTIAL_POLICY=first:1",
                         "HOROVOD_PARTIAL_STALENESS_BOUND=2", "HOROVOD_PARTIAL_CATCH_UP=sum",
                         "HOROVOD_PARTIAL_RESYNC_EVERY=7", "HOROVOD_PARTIAL_SEED=3"],
-                    env={"HOROVOD_PARTIAL_POLICY": "solo"})
+                    env={"HOROVOD_PARTIAL_POLICY": "solo"}, imported="torch")
     assert result.returncode != 0, result.output
     for rank, (setting, mine, others) in itertools.product(range(2), [
             ("policy", "'solo'", "'first:1'"), ("staleness_bound", "8", "2"),

@@ -17,20 +17,20 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.mark.parametrize("framework, np", [("torch", 2), ("torch", 1), ("tensorflow", 2)])
 def test_several_lives_in_one_process(launch, framework, np):
-    result = launch(np, [str(SCRIPTS / "again.py"), framework])
+    result = launch(np, [str(SCRIPTS / "again.py"), framework], imported=framework)
     assert result.returncode == 0, result.output
     assert result.output.count("had 5 lives") == np
 
 
 def test_several_lives_over_mpi(launch):
-    result = launch(2, [str(SCRIPTS / "again.py"), "torch", "MPI"], "mpi")
+    result = launch(2, [str(SCRIPTS / "again.py"), "torch", "MPI"], "mpi", imported="torch")
     assert result.returncode == 0, result.output
     assert result.output.count("had 5 lives") == 2
 
 
 def test_an_mpi_that_has_ended_is_an_error(launch):
     """Horovod's own MPI ends with its first life."""
-    result = launch(2, [str(SCRIPTS / "again.py"), "torch"], "mpi")
+    result = launch(2, [str(SCRIPTS / "again.py"), "torch"], "mpi", imported="torch")
     assert result.returncode == 1, result.output
     assert "MPI ended with the first hvd.shutdown()" in result.output
     assert "ValueError: Horovod initialization failed" in result.output
@@ -43,8 +43,8 @@ def test_initialization_fails_and_succeeds(tmp_path):
     assert "initialized twice" in result.stdout
 
 
-def test_a_process_set_survives_no_rank_but_its_process_does(start):
-    job = start(3, SCRIPTS / "process_set.py")
+def test_a_process_set_survives_no_rank_but_its_process_does(start, fork_server):
+    job = start(3, SCRIPTS / "process_set.py", spawn=fork_server("torch").spawn)
     for rank in (0, 1):
         assert job.end(rank) == 7, "".join(job.output)
 

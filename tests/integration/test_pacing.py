@@ -29,7 +29,7 @@ def test_one_rank_that_wants_the_clock_brings_it_back_for_all(launch, tmp_path):
 def cycles_of(launch, tmp_path, backend, expect="", **env):
     """The cycles in which idle.py is idle."""
     timeline = tmp_path / "timeline.json"
-    result = launch(2, [str(SCRIPT)], backend,
+    result = launch(2, [str(SCRIPT)], backend, imported="torch",
                     env={"HOROVOD_TIMELINE": str(timeline), "HOROVOD_TIMELINE_MARK_CYCLES": "1",
                          **env})
     assert result.returncode == 0 and expect in result.output, result.output

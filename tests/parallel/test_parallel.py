@@ -92,6 +92,6 @@ def run(launch, tmp_path, framework, np, bodies, backend="gloo", env=None, optio
            "HOROVOD_PARTIAL_TEST_FRAMEWORK": framework}
     bodies = [str(HERE / body) for body in bodies]
     result = launch(np, [str(HERE / "run_rank.py"), *bodies], backend, env, timeout=800,
-                    options=options)
+                    options=options, imported=framework)
     assert result.returncode == 0, result.output[-8000:]
     assert result.output.count(" passed") == np, result.output[-8000:]

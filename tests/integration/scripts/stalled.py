@@ -1,5 +1,6 @@
 """Rank 1 computes, for as long as the file of the first argument is not there, whenever rank 0 waits
-for it: in registration, as initiator, at its staleness bound, under `full`, in a flush."""
+for it: in registration, as initiator or in a committee, at its staleness bound, under `full`, in a
+flush."""
 
 import os
 import sys
@@ -42,6 +43,7 @@ def case(what, name, policy, bound=8, prepare=True, last=hvd.partial_allreduce):
 seed = next(seed for seed in range(100) if initiators(seed)[0] == [1])
 case("registration", "registration", "solo", prepare=False)
 case("initiator", "initiator", "majority")
+case("committee", "committee", "quorum:2")
 case("bound", "bound", "solo", bound=1)
 case("full", "full", "full")
 case("flush", "flush", "solo", last=hvd.partial_flush)
