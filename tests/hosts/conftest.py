@@ -1,7 +1,11 @@
+import dataclasses
+import functools
 import os
 import shutil
 
 import pytest
+
+from forks import LARGE_MODULES, ForkServer
 
 if os.geteuid() != 0:
     MISSING = "network namespaces need root"
@@ -13,7 +17,7 @@ else:
     MISSING = None
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def link():
     """A slow and lossy link between two hosts."""
     if MISSING:
@@ -26,3 +30,21 @@ def link():
         pytest.skip(f"network namespaces cannot be made here: {error}")
     yield made
     made.close()
+
+
+@pytest.fixture(scope="module")
+def hosts(link):
+    """`hosts(framework)`: both ends of the link, whose ranks begin with the framework imported."""
+    servers = []
+
+    def hosts_with(framework):
+        made = []
+        for host in link.hosts:
+            with host.inside():
+                servers.append(ForkServer(*LARGE_MODULES[framework]))
+            made.append(dataclasses.replace(host, spawn=servers[-1].spawn))
+        return made
+
+    yield functools.cache(hosts_with)
+    for server in servers:
+        server.close()

@@ -306,6 +306,7 @@ def account(group, stats):
 def main():
     args = parse_args()
     os.environ["HOROVOD_DYNAMIC_PROCESS_SETS"] = "1"
+    os.environ["HOROVOD_PARTIAL_SUMMARY"] = "0"  # of every life
     hvd.init()
     torch.set_num_threads(1)
     seed = hvd.broadcast_object(args.seed if args.seed is not None else secrets.randbits(32))
