@@ -45,12 +45,14 @@ def test_bodies(start, link, hosts, tmp_path, capsys, framework, size, select):
 
 def follow(job, capsys):
     """Waits for the first rank to end. The full form shows how far it is."""
+    shown = None
     while all(rank.poll() is None for rank in job.ranks):
         with contextlib.suppress(queue.Empty):
-            passed = re.search(r"(\w+\.py::\S+) PASSED +(\[.*%\])", job.lines.get(timeout=1))
-            if passed and FULL:
+            passed = re.search(r"(\w+\.py::.+?) PASSED +\[ *(\d+)%\]", job.lines.get(timeout=1))
+            if FULL and passed and passed[2] != shown:
+                shown = passed[2]
                 with capsys.disabled():
-                    print(f"\r{passed[2]} {passed[1]:<90.90}", end="", flush=True)
+                    print(f"\r{shown:>4} % {passed[1]:<90.90}", end="", flush=True)
 
 
 @pytest.mark.parametrize("victim", [0, 3])
