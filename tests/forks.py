@@ -100,6 +100,10 @@ def stand_in(path, *command):
     connection.recv(32)
     for number in SIGNALS:
         signal.signal(number, lambda number, frame: connection.send(b"%d" % number))
+    launcher = os.getppid()
+    while not select.select([connection], [], [], 1)[0]:
+        if os.getppid() != launcher:  # which was killed
+            os._exit(1)
     status = int(connection.recv(32) or 1)
     if status < 0:
         if -status in SIGNALS:
