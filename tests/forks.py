@@ -161,15 +161,16 @@ if __name__ == "__main__":
     for name in sys.argv[4:]:
         importlib.import_module(name)
     job = serve(socket.socket(fileno=int(sys.argv[2])), int(sys.argv[3]))
-    if job is not None:
-        sys.argv, environment, directory = job
-        os.environ.clear()
-        os.environ.update(environment)
-        os.chdir(directory)
-        sys.path[0] = os.path.dirname(sys.argv[0])
-        # Here and not in a function, so that it ends as any script does.
-        forks, main = sys.modules["__main__"], types.ModuleType("__main__")
-        main.__file__ = sys.argv[0]
-        sys.modules["__main__"] = main
-        with open(sys.argv[0]) as script:
-            exec(compile(script.read(), sys.argv[0], "exec"), main.__dict__)
+    if job is None:
+        os._exit(0)  # taking all the modules apart would last
+    sys.argv, environment, directory = job
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(directory)
+    sys.path[0] = os.path.dirname(sys.argv[0])
+    # Here and not in a function, so that it ends as any script does.
+    forks, main = sys.modules["__main__"], types.ModuleType("__main__")
+    main.__file__ = sys.argv[0]
+    sys.modules["__main__"] = main
+    with open(sys.argv[0]) as script:
+        exec(compile(script.read(), sys.argv[0], "exec"), main.__dict__)
