@@ -55,6 +55,7 @@ public:
 private:
   std::unique_ptr<ControlPlane> plane_;
   Clock::time_point last_cycle_{};
+  Clock::duration safety_cycle_{};
   bool operation_ = false; // of Horovod's own, that nobody has heard of
   bool host_ = false;      // wants a cycle
   bool follow_up_ = false;
