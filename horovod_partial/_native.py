@@ -71,6 +71,15 @@ class Answer(NamedTuple):
     differed: bool
 
 
+class Change(NamedTuple):
+    """Of the K of policy auto. ``round``: the first with the new one."""
+
+    round: int
+    before: int
+    k: int
+    why: str
+
+
 class SavedGroup(NamedTuple):
     drifted: bool
     send_buffer: bytes  # empty: it holds nothing
@@ -94,6 +103,7 @@ _SAVE = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_int64, ctypes.c_int64, cty
                          ctypes.POINTER(ctypes.c_char), ctypes.c_int64)
 _TENSOR = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int, ctypes.c_int,
                            ctypes.POINTER(ctypes.c_int64))
+_CHANGE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int, ctypes.c_int, ctypes.c_char_p)
 
 
 def _pointers(addresses):
@@ -112,7 +122,7 @@ class Library:
         i64 = ctypes.c_int64
         for name in ("define", "ask", "poll", "wait", "wait_any", "answer", "answer_message",
                      "answer_replica", "round", "round_copy", "stats", "save",
-                     "tensors"):
+                     "tensors", "changes"):
             self._function(name).restype = i64
         self._function("last_error").restype = ctypes.c_char_p
         self._function("wait").argtypes = [ctypes.c_uint64, ctypes.c_double]
@@ -183,6 +193,17 @@ class Library:
         if not self._call("stats", process_set_id, group.encode(), values):
             return None
         return dict(zip(self.stat_names, values))
+
+    def changes(self, process_set_id, group):
+        """The Changes of K under policy auto, oldest first."""
+        changes = []
+
+        @_CHANGE
+        def add(number, before, k, why):
+            changes.append(Change(number, before, k, why.decode()))
+
+        self._call("changes", process_set_id, group.encode(), add)
+        return changes
 
     def tensors(self, process_set_id, group):
         """The TensorSpecs of a group that the ranks have registered, or None."""

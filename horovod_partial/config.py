@@ -5,13 +5,14 @@ import operator
 import os
 
 from horovod_partial import _core
-from horovod_partial.policy import Policy
+from horovod_partial.policy import Policy, staleness_cost_of
 
 POLICY = "HOROVOD_PARTIAL_POLICY"
 STALENESS_BOUND = "HOROVOD_PARTIAL_STALENESS_BOUND"
 CATCH_UP = "HOROVOD_PARTIAL_CATCH_UP"
 RESYNC_EVERY = "HOROVOD_PARTIAL_RESYNC_EVERY"
 SEED = "HOROVOD_PARTIAL_SEED"
+STALENESS_COST = "HOROVOD_PARTIAL_STALENESS_COST"
 SUMMARY = "HOROVOD_PARTIAL_SUMMARY"
 
 
@@ -39,27 +40,29 @@ class Settings:
 
 
 def resolve(policy=None, staleness_bound=None, catch_up=None, resync_every=None, seed=None,
-            summary=None, *, environment=os.environ):
+            summary=None, staleness_cost=None, *, environment=os.environ):
     """The settings that a call's arguments give; ``None`` means the environment variable, else
-    the default: majority, 8, replay, never, 0. ``summary`` is no setting of a group, and only
-    checked.
+    the default: majority, 8, replay, never, 0. ``staleness_cost`` (0.7) is for policy ``auto``
+    that does not say one of its own. ``summary`` is no setting of a group, and only checked.
 
     Raises:
         ValueError: names the argument or variable, its value and what is allowed.
     """
-    def pick(value, variable, default, check):
+    def pick(value, variable, default, check, convert=number_or_text):
         if value is not None:
             return check(value)
         text = environment.get(variable, "")
         if not text:
             return default if default is None else check(default)
         try:
-            return check(number_or_text(text))
+            return check(convert(text))
         except ValueError as error:
             raise ValueError(f"environment variable {variable}: {error}") from None
 
+    cost = pick(staleness_cost, STALENESS_COST, _core.STALENESS_COST, staleness_cost_of,
+                decimal_or_text)
     settings = Settings(
-        policy=pick(policy, POLICY, "majority", Policy.of),
+        policy=pick(policy, POLICY, "majority", Policy.of).with_staleness_cost(cost),
         staleness_bound=pick(staleness_bound, STALENESS_BOUND, 8,
                              lambda value: whole_number("staleness_bound", value, 1)),
         catch_up=pick(catch_up, CATCH_UP, "replay", _catch_up),
@@ -80,6 +83,14 @@ def number_or_text(text):
     """What a setting in an environment variable or on a command line stands for."""
     try:
         return int(text)
+    except ValueError:
+        return text
+
+
+def decimal_or_text(text):
+    """Likewise, where it may be any number."""
+    try:
+        return float(text)
     except ValueError:
         return text
 

@@ -196,7 +196,9 @@ class Groups:
 
     def stats(self, name, process_set, journal=None):
         """What is behind ``hvd.partial_stats``; zeros before the group's first round."""
-        raw = self.library.stats(number_of(process_set), name)
+        set_id = number_of(process_set)
+        raw = self.library.stats(set_id, name)
+        changes = self.library.changes(set_id, name) if raw is not None else []
         if raw is None:
             raw = dict.fromkeys(self.library.stat_names, 0.0)
         wait_seconds = raw.pop("wait_seconds")
@@ -206,6 +208,8 @@ class Groups:
         stats = {key: int(value) for key, value in raw.items()}
         counted = stats["rounds"] - stats["flushes"]
         stats["holds"] = bool(stats["holds"])
+        stats["k"] = stats["k"] or None
+        stats["k_changes"] = [change._asdict() for change in changes]
         stats["submissions"] = int(staleness_count)
         stats["mean_active"] = active_sum / counted if counted else 0.0
         stats["mean_staleness"] = staleness_sum / staleness_count if staleness_count else 0.0
@@ -235,6 +239,10 @@ class Groups:
             ``mean_active`` (ranks per round, flushes not counted), ``mean_staleness`` and
             ``max_staleness`` (pending rounds that submissions found), ``holds`` (whether the send
             buffer holds something) and ``wait_seconds`` (blocked on submissions, in total).
+
+            Of policy ``auto``, ``k``: the ranks that have to be ready now, at present (else None),
+            and ``k_changes``: a list of dicts, oldest first: ``round`` (the first with the new
+            number), ``before``, ``k`` and ``why``. The same on all ranks.
 
             Of an optimizer's group also ``round`` (rounds applied), ``policy``,
             ``staleness_histogram`` (a list: how many submissions found 0, 1, 2... 99, and 100 or

@@ -19,6 +19,9 @@ _ARGUMENTS = (
      "passed. (default: never)"),
     ("seed", "partial_seed", config.SEED, "SEED",
      "Seed of the draw of initiators and committees. (default: 0)"),
+    ("staleness_cost", "partial_staleness_cost", config.STALENESS_COST, "COST",
+     "Of policy auto: how much one round of mean staleness costs in gradient efficiency. Lower, and "
+     "ranks wait less; higher, and gradients are fresher. (default: 0.7)"),
     ("summary", "partial_summary", config.SUMMARY, "0|1",
      "Whether rank 0 says at the end how the rounds of a training went. (default: 1)"),
 )
@@ -68,7 +71,9 @@ def set_env(env, args):
 def _checked(key):
     def check(text):
         try:
-            value = config.number_or_text(text)
+            convert = (config.decimal_or_text if key == "staleness_cost"
+                       else config.number_or_text)
+            value = convert(text)
             config.resolve(**{key: value})
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from None

@@ -93,7 +93,13 @@ def summary(stats):
     """A training's statistics in a line."""
     found = ", ".join(f"{times} with {pending}"
                       for pending, times in enumerate(stats["staleness_histogram"]) if times)
+    changes = stats["k_changes"]
+    k = ""
+    if changes:
+        k = (f" K: {changes[0]['before']}" + (", ..." if len(changes) > 3 else "")
+             + "".join(f", {change['k']} from round {change['round']} on"
+                       for change in changes[-3:]) + ".")
     return (f"{stats['name']!r} ({stats['policy']}): {stats['rounds']} rounds, "
             f"{stats['mean_active']:.1f} of {stats['size']} ranks active on average. Rank "
             f"{stats['rank']}: {stats['submissions']} submissions, {stats['wait_seconds']:.1f} s "
-            f"waited, {stats['mean_staleness']:.2f} rounds stale on average ({found}).")
+            f"waited, {stats['mean_staleness']:.2f} rounds stale on average ({found}).{k}")

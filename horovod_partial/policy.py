@@ -14,16 +14,22 @@ class Policy:
     """When a round may start. ``str(policy)`` is what the string form would be.
 
     Args:
-        text: ``'solo'``, ``'majority'``, ``'quorum:K'``, ``'first:K'`` or ``'full'``.
+        text: ``'solo'``, ``'majority'``, ``'quorum:K'``, ``'first:K'``, ``'full'``, ``'auto'`` or
+            ``'auto:COST'``.
+
+    Attributes:
+        kind: the word before the colon.
+        k: the K of ``'quorum:K'`` and ``'first:K'``.
+        staleness_cost: of ``'auto'``; None if the text does not give it.
 
     Raises:
-        ValueError: ``text`` is none of these, or K is not a whole number of at least 1.
+        ValueError: ``text`` is none of these, K is not a whole number of at least 1, or COST no
+            number from 0.
     """
 
     def __init__(self, text):
-        kind, k = _core.parse_policy(text)
-        self.kind = kind
-        self.k = k
+        self.kind, self.k, staleness_cost = _core.parse_policy(text)
+        self.staleness_cost = staleness_cost if ":" in text else None
         self._text = text
 
     @classmethod
@@ -45,6 +51,12 @@ class Policy:
                       f"'{self.kind}:{size}' is used", stacklevel=2)
         return Policy(f"{self.kind}:{size}")
 
+    def with_staleness_cost(self, cost):
+        """This policy with ``cost`` as its staleness cost, if it is ``auto`` without one."""
+        if self.kind != "auto" or self.staleness_cost is not None or cost == _core.STALENESS_COST:
+            return self
+        return Auto(cost)
+
     def __str__(self):
         return self._text
 
@@ -61,12 +73,14 @@ class Policy:
 def table():
     """The policies for people, a line each."""
     return "\n".join([
-        "policies, from the least waiting to the most:",
+        "policies, from the least waiting to the most, and one that finds its own:",
         "  solo       the first rank that is ready starts the round",
         "  majority   a rank drawn anew for each round starts it; half take part on average",
         "  quorum:K   all of K ranks drawn anew for each round have to be ready",
         "  first:K    any K ranks have to be ready",
         "  full       all ranks have to be ready: synchronous training",
+        "  auto       first:K with the K that suits the ranks' steps, found and followed by itself;",
+        "             it begins with all ranks",
     ])
 
 
@@ -112,3 +126,34 @@ class Full(Policy):
 
     def __init__(self):
         super().__init__("full")
+
+
+class Auto(Policy):
+    """``First(k)`` with a ``k`` that follows the ranks' steps: it begins with all ranks, and changes
+    at the same round on all of them when another is predicted to be worth more.
+
+    Args:
+        staleness_cost: a number from 0: how much one round of staleness, on average, costs in
+            gradient efficiency. A ``k`` is worth the gradients that are submitted per second, divided
+            by 1 + ``staleness_cost`` x mean staleness. A low cost makes ranks wait less, a high one
+            keeps gradients fresher: take a higher one where training is sensitive to stale
+            gradients (a high learning rate, say). None: ``HOROVOD_PARTIAL_STALENESS_COST``, else
+            0.7.
+    """
+
+    def __init__(self, staleness_cost=None):
+        if staleness_cost is None:
+            super().__init__("auto")
+        else:
+            super().__init__(f"auto:{staleness_cost_of(staleness_cost)!r}")
+
+
+def staleness_cost_of(value):
+    """``value`` as a float; ValueError unless it is a finite number from 0."""
+    try:
+        cost = None if isinstance(value, (bool, str)) else float(value)
+    except (TypeError, ValueError):
+        cost = None
+    if cost is None or not 0 <= cost < float("inf"):
+        raise ValueError(f"staleness_cost={value!r} must be a number from 0")
+    return cost

@@ -6,7 +6,8 @@ Change ``import horovod.tensorflow as hvd`` to ``import horovod_partial.tensorfl
 from horovod.tensorflow import *  # noqa: F401,F403
 
 from horovod_partial.groups import Round, rounds  # noqa: F401
-from horovod_partial.policy import First, Full, Majority, Policy, Quorum, Solo  # noqa: F401
+from horovod_partial.policy import (  # noqa: F401
+    Auto, First, Full, Majority, Policy, Quorum, Solo)
 from horovod_partial.tensorflow.distributed import (  # noqa: F401
     DistributedGradientTape, DistributedOptimizer)
 from horovod_partial.tensorflow.gradients import flush_gradients  # noqa: F401

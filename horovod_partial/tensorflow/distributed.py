@@ -47,7 +47,7 @@ def DistributedOptimizer(optimizer, name=None, use_locking=False, device_dense='
             accepted as in Horovod; a partial group is reduced as one, through host memory.
         process_set: the process set that trains. Other ranks step alone.
         policy: when a round may start: ``'solo'``, ``'majority'``, ``'quorum:K'``, ``'first:K'``,
-            ``'full'``, or ``hvd.Solo()`` to ``hvd.Full()``.
+            ``'full'``, ``'auto'``, or an object such as ``hvd.First(3)``.
         staleness_bound: rounds that a rank may be behind before it is waited for, at least 1.
             Results take up to this bound plus two times the variables' memory on ranks that
             fall behind.

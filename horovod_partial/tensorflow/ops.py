@@ -51,7 +51,7 @@ def partial_allreduce(tensors, name, policy=None, op=Average, staleness_bound=No
         tensors: a list of dense tensors of float16, bfloat16, float32 or float64, reduced as one.
         name: the group's name, the same on every rank.
         policy: when a round may start: ``'solo'``, ``'majority'``, ``'quorum:K'``, ``'first:K'``,
-            ``'full'`` or an object such as ``hvd.First(3)``.
+            ``'full'``, ``'auto'`` or an object such as ``hvd.First(3)``.
         op: ``hvd.Average`` (the sum divided by the size of the process set) or ``hvd.Sum``.
         staleness_bound: pending rounds at which a rank is waited for, at least 1.
         catch_up: what a late rank gets: ``'replay'``: each pending round, ``'sum'``: their sum,

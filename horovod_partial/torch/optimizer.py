@@ -437,7 +437,7 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
         sparse_as_dense: reduce sparse gradients as dense ones, and make them sparse again.
         process_set: the process set that trains. Other ranks step alone.
         policy: when a round may start: ``'solo'``, ``'majority'``, ``'quorum:K'``, ``'first:K'``,
-            ``'full'``, or ``hvd.Solo()`` to ``hvd.Full()``.
+            ``'full'``, ``'auto'``, or an object such as ``hvd.First(3)``.
         staleness_bound: rounds that a rank may be behind before it is waited for, at least 1.
             Results take up to this bound plus two times the parameters' memory on ranks that
             fall behind.

@@ -16,7 +16,7 @@ CHUNKS = 20
 def test_invariants_hold_in_random_schedules(chunk):
     """Invariants 1 to 5, 8 and 9, P from 1 to 16. A failing seed replays with
     `simulation.run_random(seed)`."""
-    seen = dict(rounds=0, late=0, merged=0, heals=0, flushes=0)
+    seen = dict(rounds=0, late=0, merged=0, heals=0, flushes=0, changes=0)
     for seed in range(chunk * SCHEDULES // CHUNKS, (chunk + 1) * SCHEDULES // CHUNKS):
         outcome = simulation.run_random(seed, 16)
         assert not outcome.violation, (
@@ -29,7 +29,8 @@ def test_invariants_hold_in_random_schedules(chunk):
 
 @pytest.mark.parametrize("fault, found", [
     ("LOSE_STALE", "conservation"), ("DOUBLE_COUNT", "conservation"),
-    ("MISSING_EXCUSE", "progress"), ("IGNORE_BOUND", "bound"), ("NO_FOLLOW_UP", "progress")])
+    ("MISSING_EXCUSE", "progress"), ("IGNORE_BOUND", "bound"), ("NO_FOLLOW_UP", "progress"),
+    ("LATE_CHANGE", "agreement")])
 def test_planted_faults_are_found(fault, found):
     violations = [simulation.run_random(seed, 8, getattr(simulation.Fault, fault)).violation
                   for seed in range(200)]
@@ -44,7 +45,7 @@ def test_a_violation_replays():
             == simulation.run_random(seed, 8, fault).violation)
 
 
-POLICIES = ["solo", "majority", "quorum:2", "first:1", "first:2", "first:3"]
+POLICIES = ["solo", "majority", "quorum:2", "first:1", "first:2", "first:3", "auto"]
 
 
 def run(programs, policies, seeds=60, **group):

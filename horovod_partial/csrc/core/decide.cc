@@ -7,6 +7,13 @@
 namespace horovod_partial {
 namespace {
 
+// How many ranks have to be ready under first:K, whose K auto sets.
+int Needed(const GroupSpec& spec, const View& view) {
+  const RankSet absent = view[Say::kExcused] - view[Say::kReady];
+  const int k = spec.policy.kind == PolicyKind::kAuto ? view.k : spec.policy.k;
+  return std::min(k, view.size - absent.Count());
+}
+
 // The ranks that the policy still waits for; `reason` says why. Empty when the
 // policy lets the round start.
 RankSet PolicyWaitsFor(const GroupSpec& spec, const View& view,
@@ -23,11 +30,11 @@ RankSet PolicyWaitsFor(const GroupSpec& spec, const View& view,
     return DrawCommittee(spec.seed, spec.name, view.round, spec.policy.k,
                          view.size) &
            computing;
-  case PolicyKind::kFirst: {
+  case PolicyKind::kFirst:
+  case PolicyKind::kAuto:
     *reason = Reason::kTooFew;
-    const int needed = std::min(spec.policy.k, view.size - absent.Count());
-    return ready.Count() >= needed ? RankSet(view.size) : computing;
-  }
+    return ready.Count() >= Needed(spec, view) ? RankSet(view.size)
+                                               : computing;
   case PolicyKind::kFull:
     *reason = Reason::kNotAll;
     return computing;
@@ -173,8 +180,7 @@ std::string Explain(const GroupSpec& spec, const View& view,
     break;
   case Reason::kTooFew:
     why = "the policy needs " +
-          std::to_string(std::min(spec.policy.k, view.size - absent.Count()) -
-                         view[Say::kReady].Count()) +
+          std::to_string(Needed(spec, view) - view[Say::kReady].Count()) +
           " more";
     break;
   case Reason::kNotAll:
@@ -191,7 +197,11 @@ std::string Explain(const GroupSpec& spec, const View& view,
     return head + "nobody waits.";
   }
   return head + "round " + std::to_string(view.round) + " (policy " +
-         spec.policy.ToString() + ") waits for " + missing + " (" + why +
+         spec.policy.ToString() +
+         (spec.policy.kind == PolicyKind::kAuto
+              ? ", now first:" + std::to_string(view.k)
+              : "") +
+         ") waits for " + missing + " (" + why +
          "). Ready: rank " + view[Say::kReady].ToString() +
          (absent.Empty() ? "" : "; excused: rank " + absent.ToString()) + ".";
 }

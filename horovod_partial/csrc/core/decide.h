@@ -52,6 +52,7 @@ struct View {
   RankSet ended;
   int64_t round = 0; // the next round's number
   int64_t last_heal = 0;
+  int k = 1; // of policy auto
   Stage stage = Stage::kRounds;
   RankSet participants; // of the heal under way
   int root = 0;         // of the transfer under way
@@ -63,7 +64,7 @@ enum class Reason : uint8_t {
   kNobodyReady,
   kFlush,     // some rank has not called it
   kCommittee, // a committee member (majority: the initiator) is computing
-  kTooFew,    // first:K
+  kTooFew,    // first:K, auto
   kNotAll,    // full
   kVeto,      // staleness bound, or a heal that is due
   kHealing,   // the participants of a heal have not done their part yet

@@ -34,7 +34,12 @@ void MergeInto(Round& newer, const Round& older) {
 Group::Group(GroupSpec spec, int rank, int size)
     : spec_(std::move(spec)), rank_(rank), size_(size),
       layout_(std::make_shared<const Layout>(spec_.tensors)), pool_(layout_),
-      participants_(size) {}
+      participants_(size) {
+  if (spec_.policy.kind == PolicyKind::kAuto) {
+    tuner_ = std::make_unique<Tuner>(rank, size, spec_.staleness_bound,
+                                     spec_.policy.staleness_cost);
+  }
+}
 
 Buffers& Group::SendBuffer() {
   if (!send_) {
@@ -88,6 +93,9 @@ void Group::Take(const Request& request, std::vector<Completion>& done) {
       EndFlush({}, true, done);
     }
     serves_ = false;
+    if (tuner_) {
+      tuner_->NoteStep(request.step_seconds);
+    }
     AddToSendBuffer(request.tensors);
     Restore(request);
     ++stats_.staleness_count;
@@ -254,6 +262,7 @@ std::array<bool, kSays> Group::Speak(const Standing& standing) const {
 void Group::Complement(View& view) const {
   view.round = next_round_;
   view.last_heal = last_heal_;
+  view.k = tuner_ ? tuner_->k() : spec_.policy.k;
   view.stage = stage_;
   view.participants = participants_;
   view.root = root_;

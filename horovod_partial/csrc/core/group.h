@@ -13,6 +13,7 @@
 #include "buffer.h"
 #include "decide.h"
 #include "spec.h"
+#include "tuner.h"
 
 namespace horovod_partial {
 
@@ -70,6 +71,8 @@ struct Request {
   Type type = kSubmit;
   // kSubmit: a pointer for each tensor, valid until the completion.
   std::vector<const void*> tensors;
+  // kSubmit: how long the application took for it, if it is known; else 0.
+  double step_seconds = 0;
   // kSubmit, kFlush: the send buffer of a checkpoint (Buffers::Save), to carry
   // on with; may be null.
   std::shared_ptr<const std::string> restored;
@@ -117,6 +120,9 @@ public:
   Stage stage() const { return stage_; }
   const RankSet& participants() const { return participants_; }
   bool drifted() const { return merged_ || drifted_; }
+  // Of policy auto; nullptr under every other.
+  Tuner* tuner() { return tuner_.get(); }
+  const Tuner* tuner() const { return tuner_.get(); }
   const Buffers& send_buffer() const { return *send_; } // holds()
   const std::deque<std::shared_ptr<Round>>& receive_queue() const {
     return pending_;
@@ -217,6 +223,7 @@ private:
   std::shared_ptr<const std::string> received_; // before anybody asked
 
   Stats stats_;
+  std::unique_ptr<Tuner> tuner_;
 };
 
 } // namespace horovod_partial

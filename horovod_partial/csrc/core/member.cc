@@ -18,6 +18,11 @@ public:
     ++at_;
   }
   void Skip(size_t bits) { at_ += bits; }
+  void PutNumber(uint64_t number, int bits) {
+    for (int bit = 0; bit < bits; ++bit) {
+      Put((number >> bit) & 1);
+    }
+  }
   std::vector<uint64_t> Take() { return std::move(words_); }
 
 private:
@@ -32,6 +37,13 @@ public:
     const bool bit = (words_[at_ / 64] >> (at_ % 64)) & 1;
     ++at_;
     return bit;
+  }
+  uint64_t GetNumber(int bits) {
+    uint64_t number = 0;
+    for (int bit = 0; bit < bits; ++bit) {
+      number |= static_cast<uint64_t>(Get()) << bit;
+    }
+    return number;
   }
   RankSet GetSet(int size) {
     RankSet set(size);
@@ -211,7 +223,11 @@ Standing Member::StandingFor(const Group& group) const {
 
 std::vector<uint64_t> Member::Snapshot(const AppState& app) {
   app_ = app;
-  BitWriter bits(HeadOf(size_) + groups_.size() * kSays * size_);
+  const auto tuned = std::count_if(
+      groups_.begin(), groups_.end(),
+      [](const auto& group) { return group->tuner() != nullptr; });
+  BitWriter bits(HeadOf(size_) + groups_.size() * kSays * size_ +
+                 tuned * (kVerdictBits + size_ * kStepBits));
   // Who joins or ends will not ask for what has failed.
   bits.Put(((app.joined || app.over) && UntoldOfAny(rank_)) ||
            std::any_of(held_.begin(), held_.end(), [this](const auto& entry) {
@@ -228,6 +244,14 @@ std::vector<uint64_t> Member::Snapshot(const AppState& app) {
   for (const auto& group : groups_) {
     for (bool said : spoken_.groups.at(group->spec().name)) {
       own(said);
+    }
+  }
+  for (const auto& group : groups_) {
+    if (const Tuner* tuner = group->tuner()) {
+      bits.PutNumber(tuner->VerdictToSay(), kVerdictBits);
+      bits.Skip(rank_ * kStepBits);
+      bits.PutNumber(tuner->StepToSay(), kStepBits);
+      bits.Skip((size_ - rank_ - 1) * kStepBits);
     }
   }
   return bits.Take();
@@ -326,6 +350,9 @@ Want Member::Wants() const {
   Want want = app_.joined || app_.over ? Want::kAlong : Want::kNothing;
   for (const auto& group : groups_) {
     const std::string& name = group->spec().name;
+    if (group->tuner() && group->tuner()->VerdictToSay() != 0) {
+      return Want::kNow; // the round may need fewer ranks
+    }
     auto before = settled_.groups.find(name);
     want = std::max(want, WantOf(*group, spoken_.groups.at(name),
                                  before != settled_.groups.end()
@@ -359,12 +386,24 @@ void Member::Resolve(const std::vector<uint64_t>& words) {
                (!somebody_goes_on && cycles_over_ <= kLastCycles);
   ended_ = ended;
   std::vector<std::string> removed;
-  for (const auto& group : groups_) {
-    View view(size_);
+  std::vector<View> views(groups_.size(), View(size_));
+  for (auto& view : views) {
     for (auto& set : view.sets) {
       set = bits.GetSet(size_);
     }
     view.ended = ended_;
+  }
+  for (size_t i = 0; i < groups_.size(); ++i) {
+    const auto& group = groups_[i];
+    View& view = views[i];
+    if (Tuner* tuner = group->tuner()) {
+      const uint64_t verdict = bits.GetNumber(kVerdictBits);
+      std::vector<uint32_t> steps(size_);
+      for (auto& step : steps) {
+        step = static_cast<uint32_t>(bits.GetNumber(kStepBits));
+      }
+      tuner->Hear(steps, verdict, group->next_round(), view[Say::kApart]);
+    }
     group->Complement(view);
     follow_up_ = group->Heed(view) || follow_up_;
     const std::string& name = group->spec().name;

@@ -3,6 +3,8 @@
 #include "policy.h"
 
 #include <algorithm>
+#include <charconv>
+#include <cmath>
 #include <numeric>
 #include <stdexcept>
 #include <vector>
@@ -31,8 +33,9 @@ uint64_t HashName(const std::string& name) {
 [[noreturn]] void Refuse(const std::string& text) {
   throw std::invalid_argument(
       "policy='" + text +
-      "' is not a policy: use 'solo', 'majority', 'quorum:K', 'first:K' or "
-      "'full', with K a whole number of at least 1");
+      "' is not a policy: use 'solo', 'majority', 'quorum:K', 'first:K', "
+      "'full' or 'auto', with K a whole number of at least 1 ('auto:COST' with "
+      "a staleness cost from 0)");
 }
 
 } // namespace
@@ -49,19 +52,31 @@ std::string Policy::ToString() const {
     return "first:" + std::to_string(k);
   case PolicyKind::kFull:
     return "full";
+  case PolicyKind::kAuto: {
+    if (staleness_cost == kStalenessCost) {
+      return "auto";
+    }
+    char text[40];
+    const auto end =
+        std::to_chars(text, text + sizeof(text), staleness_cost).ptr;
+    return "auto:" + std::string(text, end);
+  }
   }
   return "?";
 }
 
 Policy ParsePolicy(const std::string& text) {
   if (text == "solo") {
-    return {PolicyKind::kSolo, 1};
+    return {PolicyKind::kSolo};
   }
   if (text == "majority") {
-    return {PolicyKind::kMajority, 1};
+    return {PolicyKind::kMajority};
   }
   if (text == "full") {
-    return {PolicyKind::kFull, 1};
+    return {PolicyKind::kFull};
+  }
+  if (text == "auto") {
+    return {PolicyKind::kAuto};
   }
   auto colon = text.find(':');
   if (colon == std::string::npos) {
@@ -69,6 +84,17 @@ Policy ParsePolicy(const std::string& text) {
   }
   const std::string word = text.substr(0, colon);
   const std::string digits = text.substr(colon + 1);
+  if (word == "auto") {
+    Policy policy{PolicyKind::kAuto};
+    const char* end = digits.data() + digits.size();
+    const auto read =
+        std::from_chars(digits.data(), end, policy.staleness_cost);
+    if (read.ec != std::errc() || read.ptr != end || digits[0] == '-' ||
+        !std::isfinite(policy.staleness_cost)) {
+      Refuse(text);
+    }
+    return policy;
+  }
   const bool number =
       !digits.empty() && digits.size() <= 9 &&
       std::all_of(digits.begin(), digits.end(),

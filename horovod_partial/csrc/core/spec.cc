@@ -2,6 +2,7 @@
 
 #include "spec.h"
 
+#include <cmath>
 #include <limits>
 #include <sstream>
 #include <stdexcept>
@@ -89,6 +90,11 @@ void GroupSpec::Validate() const {
     throw std::invalid_argument("policy: K=" + Text(policy.k) +
                                 " must be at least 1");
   }
+  if (!(policy.staleness_cost >= 0) || std::isinf(policy.staleness_cost)) {
+    throw std::invalid_argument("policy: staleness_cost=" +
+                                Text(policy.staleness_cost) +
+                                " must be 0 or more");
+  }
   if (staleness_bound < 1) {
     throw std::invalid_argument("staleness_bound=" + Text(staleness_bound) +
                                 " must be at least 1");
@@ -123,6 +129,7 @@ std::string GroupSpec::Serialize() const {
   out.Number(postscale);
   out.Number(static_cast<uint8_t>(policy.kind));
   out.Number(static_cast<int32_t>(policy.k));
+  out.Number(policy.staleness_cost);
   out.Number(seed);
   out.Number(staleness_bound);
   out.Number(static_cast<uint8_t>(catch_up));
@@ -147,8 +154,9 @@ GroupSpec GroupSpec::Parse(const std::string& bytes) {
   spec.op = static_cast<ReduceOp>(in.Choice(2));
   spec.prescale = in.Number<double>();
   spec.postscale = in.Number<double>();
-  spec.policy.kind = static_cast<PolicyKind>(in.Choice(5));
+  spec.policy.kind = static_cast<PolicyKind>(in.Choice(6));
   spec.policy.k = in.Number<int32_t>();
+  spec.policy.staleness_cost = in.Number<double>();
   spec.seed = in.Number<uint64_t>();
   spec.staleness_bound = in.Number<int64_t>();
   spec.catch_up = static_cast<CatchUp>(in.Choice(3));

@@ -23,6 +23,7 @@ Application::Elsewhere::Elsewhere(std::function<bool()> done) {
   std::lock_guard<std::mutex> guard(app.mutex_);
   id_ = ++app.last_wait_;
   app.elsewhere_.emplace(id_, std::move(done));
+  app.BeginWait();
   Alarm::Get().Ring(Alarm::kPartial);
 }
 
@@ -30,6 +31,7 @@ Application::Elsewhere::~Elsewhere() {
   auto& app = Application::Get();
   std::lock_guard<std::mutex> guard(app.mutex_);
   app.elsewhere_.erase(id_);
+  app.EndWait();
 }
 
 void Application::PolledNo(int handle, std::function<bool()> done) {
@@ -42,12 +44,14 @@ void Application::PolledNo(int handle, std::function<bool()> done) {
 void Application::EnterExcused() {
   std::lock_guard<std::mutex> guard(mutex_);
   ++excused_;
+  BeginWait();
   Alarm::Get().Ring(Alarm::kPartial);
 }
 
 void Application::LeaveExcused() {
   std::lock_guard<std::mutex> guard(mutex_);
   --excused_;
+  EndWait();
 }
 
 void Application::SetEnded(bool ended) {
@@ -99,11 +103,44 @@ bool Application::Poll(Ticket ticket) {
   return record.done;
 }
 
+void Application::BeginWait() {
+  if (waiting_++ == 0) {
+    waiting_since_ = Clock::now();
+  }
+}
+
+void Application::EndWait() {
+  if (--waiting_ == 0) {
+    waited_ +=
+        std::chrono::duration<double>(Clock::now() - waiting_since_).count();
+  }
+}
+
+double Application::WaitedSoFar() const {
+  return waiting_ == 0
+             ? waited_
+             : waited_ + std::chrono::duration<double>(Clock::now() -
+                                                       waiting_since_)
+                             .count();
+}
+
+double Application::TakeStep(const Coordinator* coordinator,
+                             const std::string& group) {
+  std::lock_guard<std::mutex> guard(mutex_);
+  const auto step = steps_.extract({coordinator, group});
+  if (step.empty()) {
+    return 0;
+  }
+  const auto& start = step.mapped();
+  return std::chrono::duration<double>(Clock::now() - start.since).count() -
+         (WaitedSoFar() - start.waited);
+}
+
 bool Application::Wait(Ticket ticket, double seconds) {
-  using Clock = std::chrono::steady_clock;
   std::unique_lock<std::mutex> lock(mutex_);
   Record& record = Known(ticket);
   const auto start = Clock::now();
+  BeginWait();
   ++record.blocked;
   if (!record.done) {
     Alarm::Get().Ring(Alarm::kPartial);
@@ -112,6 +149,10 @@ bool Application::Wait(Ticket ticket, double seconds) {
       answered_.wait_for(lock, std::chrono::duration<double>(seconds),
                          [&record] { return record.done; });
   --record.blocked;
+  EndWait();
+  if (record.submission && done) {
+    steps_[{record.coordinator, record.group}] = {Clock::now(), WaitedSoFar()};
+  }
   if (record.submission) {
     wait_seconds_[{record.coordinator, record.group}] +=
         std::chrono::duration<double>(Clock::now() - start).count();
@@ -244,6 +285,9 @@ void Application::Forget(const Coordinator* coordinator) {
     entry = entry->first.first == coordinator ? wait_seconds_.erase(entry)
                                               : std::next(entry);
   }
+  std::erase_if(steps_, [coordinator](const auto& entry) {
+    return entry.first.first == coordinator;
+  });
 }
 
 } // namespace glue

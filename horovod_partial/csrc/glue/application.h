@@ -3,6 +3,7 @@
 #ifndef HOROVOD_PARTIAL_GLUE_APPLICATION_H
 #define HOROVOD_PARTIAL_GLUE_APPLICATION_H
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
@@ -68,6 +69,10 @@ public:
   // that is not known or has no answer yet.
   const Completion& Answer(Ticket ticket);
   void Close(Ticket ticket);
+  // How long the application has computed since it took the last answer to a
+  // submission to this group, in seconds, waits for other things not counted; 0
+  // when that is not known. Once for each answer.
+  double TakeStep(const Coordinator* coordinator, const std::string& group);
 
   // For background threads.
   void Deliver(std::vector<Completion> completions);
@@ -93,7 +98,13 @@ private:
     Completion completion;
   };
 
+  using Clock = std::chrono::steady_clock;
+
   Record& Known(Ticket ticket);
+  // Between the two, a thread waits. `mutex_` is held.
+  void BeginWait();
+  void EndWait();
+  double WaitedSoFar() const;
   bool WaitsElsewhere();
 
   std::mutex mutex_;
@@ -107,6 +118,14 @@ private:
   bool ended_ = false;
   std::vector<std::string> left_;
   std::map<std::pair<const Coordinator*, std::string>, double> wait_seconds_;
+  struct StepStart {
+    Clock::time_point since;
+    double waited; // WaitedSoFar() then
+  };
+  std::map<std::pair<const Coordinator*, std::string>, StepStart> steps_;
+  int waiting_ = 0;
+  Clock::time_point waiting_since_;
+  double waited_ = 0;
   std::map<const Coordinator*, std::vector<std::shared_ptr<Round>>> returned_;
 };
 

@@ -262,6 +262,19 @@ int64_t horovod_partial_stats(int process_set_id, const char* group,
   });
 }
 
+// Calls back with each change of K under policy auto, oldest first.
+using horovod_partial_change_t = void (*)(int64_t round, int before, int k,
+                                          const char* why);
+int64_t horovod_partial_changes(int process_set_id, const char* group,
+                                horovod_partial_change_t change) {
+  return Guarded([&]() -> int64_t {
+    for (const auto& c : CoordinatorOf(process_set_id).Changes(group)) {
+      change(c.round, c.before, c.k, c.Why().c_str());
+    }
+    return 0;
+  });
+}
+
 // Calls back with each tensor of a group that the ranks have registered. 1
 // when the group is known, 0 when not.
 using horovod_partial_tensor_t = void (*)(const char* name, int dtype, int dims,

@@ -13,6 +13,7 @@
 
 #include "alarm.h"
 #include "application.h"
+#include "evaluator.h"
 #include "gather.h"
 #include "horovod/common/controller.h"
 #include "horovod/common/logging.h"
@@ -113,7 +114,8 @@ const char* const Coordinator::kStatNames[] = {
     "stale",         "null",             "late",
     "merged",        "heals",            "pending",
     "active_sum",    "max_staleness",    "staleness_sum",
-    "staleness_count", "holds",          "wait_seconds"};
+    "staleness_count", "holds",          "wait_seconds",
+    "k"};
 const int Coordinator::kStats =
     sizeof(Coordinator::kStatNames) / sizeof(Coordinator::kStatNames[0]);
 
@@ -159,7 +161,13 @@ struct Coordinator::Impl {
   hvd::Timeline* timeline = nullptr;
   std::map<std::string, Negotiation> negotiations;
 
+  // Of policy auto, on the set's first rank.
+  std::unique_ptr<Evaluator> evaluator;
+  std::map<std::string, size_t> told; // changes of K, in the log
+
   void NoteStalls();
+  void Tune();
+  void TellChanges();
   void RecordNegotiations();
   void RecordAction(const Action& action);
 
@@ -207,6 +215,9 @@ Coordinator::Snapshot(const hvd::Controller& controller, bool joined,
   }
   for (auto& asked : inbox) {
     impl.member->Ask(asked.group, asked.spec, std::move(asked.request));
+  }
+  if (impl.evaluator) {
+    impl.evaluator->Deliver(impl.member->groups());
   }
   const auto words = impl.member->Snapshot(app);
   impl.self_ended = impl.member->self_ended();
@@ -313,7 +324,9 @@ void Coordinator::Impl::RecordAction(const Action& action) {
             ", \"waited_for\": " +
             (known == negotiations.end() ? "[]"
                                          : JsonOf(known->second.waited_for)) +
-            ", \"policy\": \"" + group.spec().policy.ToString() + "\"";
+            ", \"policy\": \"" + group.spec().policy.ToString() + "\"" +
+            (group.tuner() ? ", \"k\": " + std::to_string(group.tuner()->k())
+                           : "");
     negotiations.erase(group.spec().name);
     timeline->Note(RowOf(group), "ROUND", args);
     return;
@@ -330,6 +343,34 @@ void Coordinator::Impl::RecordAction(const Action& action) {
     return;
   default:
     return;
+  }
+}
+
+// Has questions of policy auto answered, beside the rounds.
+void Coordinator::Impl::Tune() {
+  for (const auto& group : member->groups()) {
+    if (member->rank() == 0 && group->tuner()) {
+      if (!evaluator) {
+        evaluator = std::make_unique<Evaluator>();
+      }
+      evaluator->Consider(group);
+    }
+  }
+}
+
+void Coordinator::Impl::TellChanges() {
+  for (const auto& group : member->groups()) {
+    if (member->rank() != 0 || !group->tuner()) {
+      continue;
+    }
+    const auto& changes = group->tuner()->changes();
+    for (size_t& i = told[group->spec().name]; i < changes.size(); ++i) {
+      LOG(INFO) << "Partial group '" << group->spec().name << "': from round "
+                << changes[i].round << " on, a round starts with "
+                << changes[i].k << " of " << member->size()
+                << " ranks ready instead of " << changes[i].before << ": "
+                << changes[i].Why() << ".";
+    }
   }
 }
 
@@ -368,6 +409,7 @@ void Coordinator::Resolve(hvd::Timeline& timeline) {
   impl.timeline = &timeline;
   impl.NoteStalls();
   impl.RecordNegotiations();
+  impl.TellChanges();
 }
 
 void Coordinator::Execute(hvd::Controller& controller, int process_set_id,
@@ -392,6 +434,7 @@ void Coordinator::Execute(hvd::Controller& controller, int process_set_id,
     impl.RecordAction(action);
     impl.Perform(action, controller, process_set_id, perform);
   }
+  impl.Tune();
   member.EndCycle();
 }
 
@@ -405,6 +448,7 @@ void Coordinator::Impl::Perform(const Action& action,
   case Kind::kRound:
   case Kind::kFlush: {
     Buffers* buffers;
+    const auto start = std::chrono::steady_clock::now();
     {
       std::lock_guard<std::mutex> guard(member_mutex);
       in_round = true;
@@ -415,6 +459,11 @@ void Coordinator::Impl::Perform(const Action& action,
     }
     std::lock_guard<std::mutex> guard(member_mutex);
     group.Finish(action.decision, done);
+    if (Tuner* tuner = group.tuner()) {
+      tuner->NoteRound(std::chrono::duration<double>(
+                           std::chrono::steady_clock::now() - start)
+                           .count());
+    }
     in_round = false;
     round_over.notify_all();
     Deliver();
@@ -508,6 +557,7 @@ void Coordinator::Finalize(const std::string& message) {
   }
   application.Deliver(std::move(failures));
   application.TakeReturned(this);
+  impl.evaluator.reset();
   std::lock_guard<std::mutex> guard(impl.member_mutex);
   std::vector<std::string> left;
   if (impl.member) {
@@ -524,6 +574,7 @@ void Coordinator::Finalize(const std::string& message) {
   impl.member.reset();
   impl.stalls.clear();
   impl.negotiations.clear();
+  impl.told.clear();
   impl.ended = 0;
   impl.all_ended = false;
   impl.self_ended = false;
@@ -541,6 +592,10 @@ Ticket Coordinator::Ask(const std::string& group,
   std::lock_guard<std::mutex> guard(impl.inbox_mutex);
   if (!alive()) {
     throw std::runtime_error(hvd::SHUT_DOWN_ERROR.reason());
+  }
+  const double step = Application::Get().TakeStep(this, group);
+  if (request.type == Request::kSubmit) {
+    request.step_seconds = step; // what comes until a flush is no step
   }
   request.ticket = Application::Get().Open(
       this, group, request.type == Request::kSubmit);
@@ -572,8 +627,16 @@ bool Coordinator::Stats(const std::string& name,
              static_cast<double>(s.staleness_sum),
              static_cast<double>(s.staleness_count),
              group->holds() ? 1.0 : 0.0,
-             Application::Get().WaitSeconds(this, name)};
+             Application::Get().WaitSeconds(this, name),
+             static_cast<double>(group->tuner() ? group->tuner()->k() : 0)};
   return true;
+}
+
+std::vector<Change> Coordinator::Changes(const std::string& name) const {
+  std::lock_guard<std::mutex> guard(impl_->member_mutex);
+  auto group = impl_->member ? impl_->member->Find(name) : nullptr;
+  return group && group->tuner() ? group->tuner()->changes()
+                                 : std::vector<Change>();
 }
 
 std::shared_ptr<const GroupSpec>

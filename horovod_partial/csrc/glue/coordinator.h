@@ -23,6 +23,7 @@ struct TensorTableEntry;
 
 namespace horovod_partial {
 
+struct Change;
 struct Request;
 struct GroupSpec;
 enum class Want : uint8_t;
@@ -91,6 +92,9 @@ public:
   bool Stats(const std::string& group, std::vector<double>* values) const;
   static const char* const kStatNames[];
   static const int kStats;
+
+  // Changes of K under policy auto, oldest first.
+  std::vector<Change> Changes(const std::string& group) const;
 
   // What the ranks have registered; nullptr when the group is not known.
   std::shared_ptr<const GroupSpec> SpecOf(const std::string& group) const;

@@ -3,13 +3,14 @@
 // The core without Horovod, for Python: what a policy's string means, and the
 // simulation. horovod_partial._core
 
+#include <pybind11/functional.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include "../core/decide.h"
 #include "../core/group.h"
 #include "../core/policy.h"
-#include "../sim/replay.h"
+#include "../core/replay.h"
 #include "../sim/simulation.h"
 
 namespace py = pybind11;
@@ -18,13 +19,15 @@ using namespace horovod_partial;
 namespace {
 
 const char* KindName(PolicyKind kind) {
-  static const char* names[] = {"solo", "majority", "quorum", "first", "full"};
+  static const char* names[] = {"solo",  "majority", "quorum",
+                                "first", "full",     "auto"};
   return names[static_cast<int>(kind)];
 }
 
-std::pair<std::string, int> ParsePolicyForPython(const std::string& text) {
+std::tuple<std::string, int, double>
+ParsePolicyForPython(const std::string& text) {
   const Policy policy = ParsePolicy(text);
-  return {KindName(policy.kind), policy.k};
+  return {KindName(policy.kind), policy.k, policy.staleness_cost};
 }
 
 RankSet SetOf(const std::vector<int>& ranks, int size) {
@@ -44,7 +47,7 @@ py::dict DecideForPython(const std::string& policy, int size,
                          const std::map<std::string, std::vector<int>>& says,
                          const std::vector<int>& ended, int64_t round,
                          int64_t last_heal, int64_t resync_every, Healing healing,
-                         uint64_t seed) {
+                         uint64_t seed, int k) {
   static const char* names[kSays] = {
       "veto",     "ready",  "excused", "drifted", "merged",  "blocked",
       "holds",    "flushing", "caller", "apart",   "retired", "synced"};
@@ -68,6 +71,7 @@ py::dict DecideForPython(const std::string& policy, int size,
   view.ended = SetOf(ended, size);
   view.round = round;
   view.last_heal = last_heal;
+  view.k = k;
   const Decision decision = Decide(spec, view);
   static const char* kinds[] = {"wait",  "round",    "flush",
                                 "check", "transfer", "remove"};
@@ -212,7 +216,9 @@ PYBIND11_MODULE(_core, m) {
       .value("AT_FLUSHES", Healing::kAtFlushes)
       .value("IN_ROUNDS", Healing::kInRounds);
   m.def("parse_policy", &ParsePolicyForPython, py::arg("text"),
-        "The kind and the K of a policy's string; ValueError for a wrong one.");
+        "The kind, the K and the staleness cost of a policy's string; ValueError "
+        "for a wrong one.");
+  m.attr("STALENESS_COST") = Policy::kStalenessCost;
   m.def("check_catch_up", [](const std::string& text) { ParseCatchUp(text); },
         py::arg("text"), "ValueError unless it is a catch_up.");
   m.def(
@@ -225,7 +231,7 @@ PYBIND11_MODULE(_core, m) {
         py::arg("says"), py::arg("ended") = std::vector<int>(),
         py::arg("round") = 0, py::arg("last_heal") = 0,
         py::arg("resync_every") = 0, py::arg("healing") = Healing::kNever,
-        py::arg("seed") = 0,
+        py::arg("seed") = 0, py::arg("k") = 1,
         "What the ranks decide when `says` maps veto, ready, excused, ... to "
         "the ranks that say so.");
   m.def("add_sixteen_bits", &AddSixteenBits, py::arg("dtype"), py::arg("a"),
@@ -277,33 +283,105 @@ PYBIND11_MODULE(_core, m) {
           py::arg("elsewhere") = false, py::arg("joined") = false,
           py::arg("ended") = false);
 
-  py::class_<sim::ReplayResult>(m, "Replay")
-      .def_readonly("seconds", &sim::ReplayResult::seconds)
-      .def_readonly("rounds", &sim::ReplayResult::rounds)
-      .def_readonly("submissions", &sim::ReplayResult::submissions)
-      .def_readonly("mean_active", &sim::ReplayResult::mean_active)
-      .def_readonly("mean_staleness", &sim::ReplayResult::mean_staleness)
-      .def_readonly("max_staleness", &sim::ReplayResult::max_staleness)
-      .def_readonly("wait_seconds", &sim::ReplayResult::wait_seconds)
+  py::class_<ReplayResult>(m, "Replay")
+      .def_readonly("seconds", &ReplayResult::seconds)
+      .def_readonly("rounds", &ReplayResult::rounds)
+      .def_readonly("submissions", &ReplayResult::submissions)
+      .def_readonly("mean_active", &ReplayResult::mean_active)
+      .def_readonly("mean_staleness", &ReplayResult::mean_staleness)
+      .def_readonly("max_staleness", &ReplayResult::max_staleness)
+      .def_readonly("wait_seconds", &ReplayResult::wait_seconds)
+      .def_property_readonly(
+          "changes",
+          [](const ReplayResult& result) {
+            py::list list;
+            for (const auto& change : result.changes) {
+              list.append(py::make_tuple(change.round, change.before, change.k,
+                                         change.Why()));
+            }
+            return list;
+          },
+          "Of policy auto: (round, old K, new K, why).")
+      .def_property_readonly(
+          "events",
+          [](const ReplayResult& result) {
+            py::list list;
+            for (const auto& event : result.events) {
+              list.append(
+                  py::make_tuple(event.seconds, event.rank, event.count));
+            }
+            return list;
+          },
+          "With trace=True, in order: (seconds, rank, the rounds that its "
+          "gradient knows of) for a submission, (seconds, -1, active ranks) "
+          "for a round.")
       .def_property_readonly("rounds_per_second",
-                             &sim::ReplayResult::RoundsPerSecond)
+                             &ReplayResult::RoundsPerSecond)
       .def_property_readonly("submissions_per_second",
-                             &sim::ReplayResult::SubmissionsPerSecond)
-      .def("score", &sim::ReplayResult::Score, py::arg("staleness_cost") = 0.7,
+                             &ReplayResult::SubmissionsPerSecond)
+      .def("score", &ReplayResult::Score, py::arg("staleness_cost") = 0.7,
            "Gradients submitted per second / (1 + staleness_cost x mean "
            "staleness).");
+  py::class_<Question>(m, "Question")
+      .def(py::init([](const Steps& steps, int k, double round_seconds,
+                       int64_t staleness_bound, double staleness_cost,
+                       uint64_t seed) {
+             Question question;
+             for (const auto& seconds : steps) {
+               auto& rank = question.steps.emplace_back();
+               for (double second : seconds) {
+                 rank.push_back({static_cast<int64_t>(rank.size()), second});
+               }
+             }
+             question.k = k;
+             question.round_seconds = round_seconds;
+             question.staleness_bound = staleness_bound;
+             question.staleness_cost = staleness_cost;
+             question.seed = seed;
+             return question;
+           }),
+           py::arg("steps"), py::arg("k"), py::arg("round_seconds") = 0.0,
+           py::arg("staleness_bound") = 8, py::arg("staleness_cost") = 0.7,
+           py::arg("seed") = 0,
+           "What policy auto knows when it looks for a K: `steps[rank]`, one "
+           "in each of the last rounds.")
+      .def("scores", &Scores, py::call_guard<py::gil_scoped_release>())
+      .def(
+          "answer",
+          [](const Question& question) {
+            const Verdict verdict = Evaluate(question);
+            return std::make_pair(verdict.k, verdict.gain);
+          },
+          py::call_guard<py::gil_scoped_release>(),
+          "(the K to change to or 0, the gain in score).");
   m.def(
       "replay",
-      [](const sim::Steps& steps, const std::string& policy, int64_t rounds,
-         int64_t staleness_bound, double round_seconds, uint64_t seed) {
-        return sim::Replay(steps, {ParsePolicy(policy), staleness_bound, seed,
-                                   round_seconds, rounds});
+      [](const Steps& steps, const std::string& policy, int64_t rounds,
+         int64_t staleness_bound, double round_seconds, uint64_t seed,
+         double seconds, bool trace) {
+        return Replay(steps, {ParsePolicy(policy), staleness_bound, seed,
+                              round_seconds, rounds, seconds, trace});
       },
       py::arg("steps"), py::arg("policy"), py::arg("rounds") = 1000,
       py::arg("staleness_bound") = 8, py::arg("round_seconds") = 0.0,
-      py::arg("seed") = 0, py::call_guard<py::gil_scoped_release>(),
+      py::arg("seed") = 0, py::arg("seconds") = 0.0, py::arg("trace") = false, py::call_guard<py::gil_scoped_release>(),
       "What training would be under a policy when `steps[rank]` are the "
-      "durations, in seconds, of a rank's steps: see csrc/sim/replay.h.");
+      "durations, in seconds, of a rank's steps: see csrc/core/replay.h.");
+  m.def(
+      "replay_source",
+      [](int size, const StepSource& source, const std::string& policy,
+         int64_t rounds, int64_t staleness_bound, double round_seconds,
+         uint64_t seed, bool trace) {
+        return Replay(size, source,
+                      {ParsePolicy(policy), staleness_bound, seed,
+                       round_seconds, rounds, 0, trace});
+      },
+      py::arg("size"), py::arg("source"), py::arg("policy"),
+      py::arg("rounds") = 1000, py::arg("staleness_bound") = 8,
+      py::arg("round_seconds") = 0.0, py::arg("seed") = 0,
+      py::arg("trace") = false,
+      "Likewise, with `source(rank, now)` giving the seconds of the step that a "
+      "rank begins at `now`.");
 
   auto simulation = m.def_submodule("simulation");
   py::class_<sim::Outcome>(simulation, "Outcome")
@@ -314,6 +392,7 @@ PYBIND11_MODULE(_core, m) {
       .def_readonly("late", &sim::Outcome::late)
       .def_readonly("merged", &sim::Outcome::merged)
       .def_readonly("heals", &sim::Outcome::heals)
+      .def_readonly("changes", &sim::Outcome::changes)
       .def_readonly("mean_active", &sim::Outcome::mean_active);
   py::class_<sim::GroupSetting>(simulation, "Group")
       .def(py::init([](const std::string& name, const std::string& policy,
@@ -332,7 +411,8 @@ PYBIND11_MODULE(_core, m) {
       .value("DOUBLE_COUNT", sim::Fault::kDoubleCount)
       .value("MISSING_EXCUSE", sim::Fault::kMissingExcuse)
       .value("IGNORE_BOUND", sim::Fault::kIgnoreBound)
-      .value("NO_FOLLOW_UP", sim::Fault::kNoFollowUp);
+      .value("NO_FOLLOW_UP", sim::Fault::kNoFollowUp)
+      .value("LATE_CHANGE", sim::Fault::kLateChange);
   simulation.def(
       "run",
       [](const std::vector<sim::GroupSetting>& groups,

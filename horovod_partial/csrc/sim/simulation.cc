@@ -209,6 +209,15 @@ public:
 
   Outcome Run();
 
+  // A K that policy auto might find, now and then; else 0.
+  int RandomK() {
+    if (changes_left_ == 0 || !random_.Chance(10)) {
+      return 0;
+    }
+    --changes_left_;
+    return 1 + random_.Below(size());
+  }
+
   Fault fault() const { return setting_.fault; }
   int size() const { return setting_.size; }
   Values Gradient(const std::string& name, int rank) {
@@ -234,6 +243,7 @@ private:
   void Step(int rank);
   void EndPhase();
   void Exchange();
+  void DelayVerdicts();
   void CompleteSynchronous();
   void CompareActions();
   void Reduce();
@@ -246,6 +256,9 @@ private:
 
   const Setting setting_;
   Random random_;
+  int changes_left_ = 4;
+  std::vector<uint64_t> delayed_words_;
+  std::map<std::string, uint64_t> delayed_;
   std::vector<std::unique_ptr<Rank>> ranks_;
 
   Phase phase_ = kSnapshot;
@@ -488,6 +501,7 @@ Task Rank::Main() {
       gradient_[op.what] = world_.Gradient(op.what, rank_);
       Request request;
       request.tensors = {gradient_[op.what].data()};
+      request.step_seconds = 1 + rank_;
       submission_[op.what] = Ask(op.what, request);
       break;
     }
@@ -564,6 +578,16 @@ void Rank::TakeSnapshot() {
     app.elsewhere = elsewhere_ && (!until_ || !until_());
     app.waits = waits_;
   }
+  for (const auto& group : member.groups()) {
+    if (rank_ == 0 && group->tuner()) {
+      group->tuner()->Ask();
+      if (const int k = world_.RandomK()) {
+        Verdict verdict;
+        verdict.k = k;
+        group->tuner()->Answer(verdict);
+      }
+    }
+  }
   words = member.Snapshot(app);
   at_snapshot.clear();
   for (const auto& group : member.groups()) {
@@ -601,7 +625,9 @@ void World::Step(int rank) {
     self.TakeSnapshot();
     break;
   case kResolve:
-    self.member.Resolve(words_);
+    self.member.Resolve(fault() == Fault::kLateChange && rank == size() - 1
+                            ? delayed_words_
+                            : words_);
     self.sync_news = false;
     self.told = Want::kNothing;
     self.next_action = 0;
@@ -666,6 +692,29 @@ void World::Exchange() {
     for (size_t i = 0; i < words_.size(); ++i) {
       words_[i] |= rank->words[i];
     }
+  }
+}
+
+// The words with the verdicts of the exchange before.
+void World::DelayVerdicts() {
+  delayed_words_ = words_;
+  const auto& groups = ranks_[0]->member.groups();
+  size_t at = Member::HeadOf(size()) + groups.size() * kSays * size();
+  for (const auto& group : groups) {
+    if (!group->tuner()) {
+      continue;
+    }
+    uint64_t& before = delayed_[group->spec().name];
+    uint64_t now = 0;
+    for (int bit = 0; bit < kVerdictBits; ++bit) {
+      const size_t place = at + bit;
+      const uint64_t mask = uint64_t{1} << (place % 64);
+      now |= static_cast<uint64_t>((words_[place / 64] & mask) != 0) << bit;
+      delayed_words_[place / 64] &= ~mask;
+      delayed_words_[place / 64] |= ((before >> bit) & 1) != 0 ? mask : 0;
+    }
+    before = now;
+    at += kVerdictBits + size() * kStepBits;
   }
 }
 
@@ -735,6 +784,12 @@ void World::CompareActions() {
     }
     if (!same) {
       Fail("agreement: ranks decide differently");
+    }
+    for (const auto& group : ranks_[0]->member.groups()) {
+      const auto other = rank->member.Find(group->spec().name);
+      if (group->tuner() && other->tuner()->k() != group->tuner()->k()) {
+        Fail("agreement: ranks have different K in " + group->spec().name);
+      }
     }
   }
 }
@@ -821,6 +876,9 @@ void World::EndPhase() {
   switch (phase_) {
   case kSnapshot:
     Exchange();
+    if (fault() == Fault::kLateChange) {
+      DelayVerdicts();
+    }
     CompleteSynchronous();
     phase_ = kResolve;
     break;
@@ -981,7 +1039,13 @@ Outcome World::Run() {
     for (const auto& group : rank->member.groups()) {
       outcome.late += group->stats().late;
       outcome.merged += group->stats().merged;
-      outcome.heals += rank->member.rank() == 0 ? group->stats().heals : 0;
+      if (rank->member.rank() == 0) {
+        outcome.heals += group->stats().heals;
+        outcome.changes +=
+            group->tuner()
+                ? static_cast<int64_t>(group->tuner()->changes().size())
+                : 0;
+      }
     }
   }
   const int64_t counted = outcome.rounds - outcome.flushes;
@@ -1049,8 +1113,9 @@ Setting RandomSetting(uint64_t seed, int max_size) {
     group.name = std::string(1, static_cast<char>('A' + g));
     const std::string k = std::to_string(1 + random.Below(size + 1));
     const std::vector<std::string> policies = {"solo", "majority",
-                                               "quorum:" + k, "first:" + k};
-    group.policy = full ? "full" : policies[random.Below(4)];
+                                               "quorum:" + k, "first:" + k,
+                                               "auto"};
+    group.policy = full ? "full" : policies[random.Below(5)];
     group.staleness_bound = 1 + random.Below(4);
     group.catch_up = std::vector<std::string>{"replay", "replay", "sum",
                                               "latest"}[random.Below(4)];

@@ -56,6 +56,7 @@ enum class Fault {
   kMissingExcuse, // waits of the application are not reported
   kIgnoreBound,   // the core is told of no bound
   kNoFollowUp,    // the host sleeps although a cycle is due at once
+  kLateChange,    // one rank hears of auto's K an exchange later
 };
 
 struct Setting {
@@ -77,6 +78,7 @@ struct Outcome {
   int64_t late = 0;
   int64_t merged = 0;
   int64_t heals = 0;
+  int64_t changes = 0; // of K, under auto
   // Of all rounds that are no flushes, over all groups.
   double mean_active = 0;
 };
@@ -85,6 +87,7 @@ struct Outcome {
 // and under a simulated network, in an order that the seed draws: applications
 // go on between any two steps of any rank's background thread. Checks the
 // invariants 1 to 5, 8 and 9 of the specification all along and at the end.
+// Under policy auto, K changes at random, a few times.
 Outcome Run(const Setting& setting);
 
 // A random setting: 1 to max_size ranks, one to three groups of any policy,

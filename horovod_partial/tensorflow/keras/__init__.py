@@ -10,7 +10,8 @@ from horovod.tensorflow.keras import *  # noqa: F401,F403
 
 from horovod_partial import keras3
 from horovod_partial.tensorflow import (  # noqa: F401
-    First, Full, Majority, Policy, Quorum, Round, Solo, StackedRounds, excused, partial_allreduce,
+    Auto, First, Full, Majority, Policy, Quorum, Round, Solo, StackedRounds, excused,
+    partial_allreduce,
     partial_flush, partial_stats, rounds)
 from horovod_partial.tensorflow import distributed as _distributed
 

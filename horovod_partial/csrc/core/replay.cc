@@ -9,13 +9,12 @@
 #include <stdexcept>
 #include <string>
 
-#include "../core/group.h"
+#include "group.h"
 
 namespace horovod_partial {
-namespace sim {
 namespace {
 
-void Check(const Steps& steps, const ReplaySetting& setting) {
+void Check(const Steps& steps) {
   auto refuse = [](const std::string& what) {
     throw std::invalid_argument(what);
   };
@@ -39,8 +38,18 @@ void Check(const Steps& steps, const ReplaySetting& setting) {
   if (longest == 0) {
     refuse("steps: all durations are 0 s");
   }
+}
+
+void Check(const ReplaySetting& setting) {
+  auto refuse = [](const std::string& what) {
+    throw std::invalid_argument(what);
+  };
   if (setting.rounds < 1) {
     refuse("rounds=" + std::to_string(setting.rounds) + " must be at least 1");
+  }
+  if (!(setting.seconds >= 0)) {
+    refuse("seconds=" + std::to_string(setting.seconds) +
+           " must be 0 or more");
   }
   if (!(setting.round_seconds >= 0) || std::isinf(setting.round_seconds)) {
     refuse("round_seconds=" + std::to_string(setting.round_seconds) +
@@ -61,10 +70,10 @@ GroupSpec SpecOf(const ReplaySetting& setting) {
 
 class Clockwork {
 public:
-  Clockwork(const Steps& steps, const ReplaySetting& setting)
-      : steps_(steps), setting_(setting), spec_(SpecOf(setting)),
-        size_(static_cast<int>(steps.size())), view_(size_), next_(size_, 0),
-        submitted_(size_, 0.0) {
+  Clockwork(int size, const StepSource& source, const ReplaySetting& setting)
+      : source_(source), setting_(setting), spec_(SpecOf(setting)),
+        size_(size), view_(size_),
+        submitted_(size_, 0.0), step_(size_, 0.0), known_(size_, 0) {
     for (int rank = 0; rank < size_; ++rank) {
       groups_.push_back(std::make_unique<Group>(spec_, rank, size_));
       Compute(rank, 0);
@@ -76,7 +85,8 @@ public:
   }
 
   ReplayResult Run() {
-    for (int64_t round = 0; round < setting_.rounds;) {
+    for (; rounds_ < setting_.rounds &&
+           (setting_.seconds == 0 || now_ < setting_.seconds);) {
       // The next exchange: it knows whoever has submitted by then.
       now_ = std::max(now_, arrivals_.top().first);
       while (!arrivals_.empty() && arrivals_.top().first <= now_) {
@@ -84,10 +94,10 @@ public:
         arrivals_.pop();
         Submit(arrival.second, arrival.first);
       }
+      Tune();
       const Decision decision = Decide(spec_, view_);
       if (decision.kind == Kind::kRound) {
         Execute(decision);
-        ++round;
       }
     }
     return Sum();
@@ -98,8 +108,9 @@ private:
 
   // From `since` on, a rank computes its next step.
   void Compute(int rank, double since) {
-    const auto& steps = steps_[rank];
-    arrivals_.push({since + steps[next_[rank]++ % steps.size()], rank});
+    step_[rank] = source_(rank, since);
+    known_[rank] = rounds_;
+    arrivals_.push({since + step_[rank], rank});
   }
 
   void Submit(int rank, double when) {
@@ -107,6 +118,8 @@ private:
     Request request;
     request.ticket = 1;
     request.tensors = {&gradient};
+    request.step_seconds = step_[rank];
+    Record(when, rank, known_[rank]);
     groups_[rank]->Take(request, done_);
     submitted_[rank] = when;
     if (!done_.empty()) { // late
@@ -119,6 +132,11 @@ private:
 
   void Execute(const Decision& decision) {
     now_ += setting_.round_seconds;
+    ++rounds_;
+    Record(now_, -1, decision.active.Count());
+    if (Tuner* tuner = groups_.front()->tuner()) {
+      tuner->NoteRound(setting_.round_seconds);
+    }
     for (int rank = 0; rank < size_; ++rank) {
       groups_[rank]->Begin();
       groups_[rank]->Finish(decision, done_);
@@ -131,6 +149,32 @@ private:
     groups_.front()->Complement(view_);
     for (int rank = 0; rank < size_; ++rank) {
       Listen(rank);
+    }
+  }
+
+  // What policy auto says in the exchange; questions are answered at once.
+  void Tune() {
+    Tuner* first = groups_.front()->tuner();
+    if (first == nullptr) {
+      return;
+    }
+    std::vector<uint32_t> said;
+    for (const auto& group : groups_) {
+      said.push_back(group->tuner()->StepToSay());
+    }
+    const uint64_t verdict = first->VerdictToSay();
+    for (const auto& group : groups_) {
+      group->tuner()->Hear(said, verdict, rounds_, view_[Say::kApart]);
+    }
+    groups_.front()->Complement(view_);
+    if (const auto question = first->Ask()) {
+      first->Answer(Evaluate(*question));
+    }
+  }
+
+  void Record(double when, int rank, int64_t count) {
+    if (setting_.trace) {
+      events_.push_back({when, rank, count});
     }
   }
 
@@ -148,10 +192,14 @@ private:
     }
   }
 
-  ReplayResult Sum() const {
+  ReplayResult Sum() {
     ReplayResult result;
     result.seconds = now_;
-    result.rounds = setting_.rounds;
+    result.rounds = rounds_;
+    result.events = std::move(events_);
+    if (const Tuner* tuner = groups_.front()->tuner()) {
+      result.changes = tuner->changes();
+    }
     result.wait_seconds = waited_ / size_;
     int64_t staleness = 0;
     for (const auto& group : groups_) {
@@ -168,14 +216,17 @@ private:
     return result;
   }
 
-  const Steps& steps_;
+  const StepSource& source_;
   const ReplaySetting setting_;
   const GroupSpec spec_;
   const int size_;
   View view_;
   std::vector<std::unique_ptr<Group>> groups_;
-  std::vector<size_t> next_; // step of each rank
   std::vector<double> submitted_;
+  std::vector<double> step_;   // the step under way, of each rank
+  std::vector<int64_t> known_; // rounds that it began with
+  int64_t rounds_ = 0;
+  std::vector<ReplayEvent> events_;
   std::priority_queue<Arrival, std::vector<Arrival>, std::greater<Arrival>>
       arrivals_;
   std::vector<Completion> done_;
@@ -186,9 +237,19 @@ private:
 } // namespace
 
 ReplayResult Replay(const Steps& steps, const ReplaySetting& setting) {
-  Check(steps, setting);
-  return Clockwork(steps, setting).Run();
+  Check(steps);
+  std::vector<size_t> next(steps.size(), 0);
+  auto source = [&](int rank, double) {
+    const auto& own = steps[rank];
+    return own[next[rank]++ % own.size()];
+  };
+  return Replay(static_cast<int>(steps.size()), source, setting);
 }
 
-} // namespace sim
+ReplayResult Replay(int size, const StepSource& source,
+                    const ReplaySetting& setting) {
+  Check(setting);
+  return Clockwork(size, source, setting).Run();
+}
+
 } // namespace horovod_partial
