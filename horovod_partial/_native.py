@@ -239,6 +239,11 @@ class Library:
             return None
         return SavedGroup(bool(drifted.value), send_buffer, pending)
 
+    def pretend_step(self, seconds):
+        """For tests: has policy auto take each further step to have lasted so long, until told
+        otherwise; 0: as measured."""
+        self._function("pretend_step")(ctypes.c_double(seconds))
+
     def enter_excused(self):
         self._function("excused")(1)
 

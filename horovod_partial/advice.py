@@ -7,7 +7,7 @@ import statistics
 from horovod_partial import _core
 from horovod_partial.policy import Policy
 
-STALENESS_COST = 0.7
+STALENESS_COST = _core.STALENESS_COST
 # Policies that are this close are taken to be equally good: then the one that waits for more ranks
 # is advised, which costs less accuracy where the estimate is off.
 TOLERANCE = 0.03
@@ -40,14 +40,16 @@ class Advice:
     Attributes:
         predictions: of all policies, from the one that waits the least to the one that waits the
             most.
-        best: the advised one.
+        best: the advised one of those with a K that stays.
         full: synchronous training.
+        auto: the policy that finds its own K, not among ``predictions``; None for one rank.
         reason: sentences.
     """
 
     predictions: list
     best: Prediction
     full: Prediction
+    auto: Prediction | None
     reason: str
 
 
@@ -68,7 +70,8 @@ def predict(steps, policy, *, round_seconds=0.0, staleness_bound=8,
         ValueError: a rank has no steps, or there is no such policy.
     """
     fewest, most = _ROUNDS
-    replayed = _core.replay(steps, str(Policy.of(policy)), round_seconds=round_seconds,
+    policy = Policy.of(policy).with_staleness_cost(staleness_cost)
+    replayed = _core.replay(steps, str(policy), round_seconds=round_seconds,
                             staleness_bound=staleness_bound,
                             rounds=min(max(fewest, *map(len, steps)), most))
     return Prediction(str(policy), replayed.rounds_per_second, replayed.submissions_per_second,
@@ -82,7 +85,8 @@ def advise(steps, **settings):
     full = predictions[-1]
     highest = max(p.score for p in predictions)
     best = [p for p in predictions if p.score >= (1 - TOLERANCE) * highest][-1]
-    return Advice(predictions, best, full, _reason(steps, best, full))
+    auto = predict(steps, "auto", **settings) if len(steps) > 1 else None
+    return Advice(predictions, best, full, auto, _reason(steps, best, full))
 
 
 def _reason(steps, best, full):

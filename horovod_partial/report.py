@@ -148,11 +148,21 @@ def _in_short(record, advised):
     if record.steps[slowest]:
         text += (f" Slowest: rank {slowest}, {statistics.median(record.steps[slowest]):.3g} s a "
                  "step.")
-    return text if advised is None else f"{text} Advice: {_flag(advised)}. {advised.reason}"
+    return text if advised is None else (
+        f"{text} Advice: {_flag(advised)}. {advised.reason}{_auto(advised)}")
 
 
 def _flag(advised):
     return f"--partial {advised.best.policy}"
+
+
+def _auto(advised):
+    """What is said of policy auto."""
+    if advised.auto is None:
+        return ""
+    worth = advised.auto.score / advised.best.score
+    return (f" --partial auto, which finds its K by itself, is predicted to be worth {worth:.2f} "
+            f"times {advised.best.policy}, and follows when the ranks' speeds change.")
 
 
 def _summary(record):
@@ -197,7 +207,8 @@ def _section(record, advised, figures):
         launch = ("Launch with <code>horovodrun " + _flag(advised) + "</code>" + (
             f", predicted to be worth {gain:.2f} times <code>full</code>, synchronous training"
             if advised.best is not advised.full else ""))
-        parts.append(f'<p class="advice"><b>{launch}.</b> {html.escape(advised.reason)}</p>')
+        parts.append(f'<p class="advice"><b>{launch}.</b> {html.escape(advised.reason)}'
+                     f"{html.escape(_auto(advised))}</p>")
     else:
         unknown = [str(rank) for rank, steps in enumerate(record.steps) if not steps]
         parts.append('<p class="note">No advice: there is no complete step of rank '
@@ -255,7 +266,7 @@ def _policies_table(record, advised):
              [p.policy, f"{p.rounds_per_second:.3g}", f"{p.submissions_per_second:.3g}",
               f"{p.mean_active:.2f}", f"{p.mean_staleness:.2f}", f"{p.waiting:.0%}",
               f"{p.score:.3g}", f"{p.score / advised.full.score:.2f}x"])
-            for p in advised.predictions]
+            for p in [*advised.predictions, *([advised.auto] if advised.auto else [])]]
     if record.rounds_per_second and record.staleness:
         rows.append(("", ["as recorded", f"{record.rounds_per_second:.3g}", "",
                           f"{record.mean_active:.2f}", f"{record.mean_staleness:.2f}", "", "", ""]))

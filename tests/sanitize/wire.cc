@@ -3,6 +3,7 @@
 #include "wire.h"
 
 #include <condition_variable>
+#include <cmath>
 #include <cstring>
 #include <functional>
 #include <iostream>
@@ -224,6 +225,7 @@ void Distort(GroupSpec& spec, Random& random) {
     spec.tensors[0].dtype = static_cast<DType>(random() % 256);
     return;
   case 7:
+    spec.policy.staleness_cost = std::ldexp(random() - 1e9, random() % 2000);
     return;
   }
 }
@@ -237,7 +239,8 @@ void CheckRefusals() {
   const std::function<void(GroupSpec&)> mistakes[] = {
       [](GroupSpec& spec) { spec.name = ""; },
       [](GroupSpec& spec) { spec.op = static_cast<ReduceOp>(2); },
-      [](GroupSpec& spec) { spec.policy.kind = static_cast<PolicyKind>(5); },
+      [](GroupSpec& spec) { spec.policy.kind = static_cast<PolicyKind>(6); },
+      [](GroupSpec& spec) { spec.policy.staleness_cost = -1; },
       [](GroupSpec& spec) { spec.policy.k = 0; },
       [](GroupSpec& spec) { spec.staleness_bound = 0; },
       [](GroupSpec& spec) { spec.catch_up = static_cast<CatchUp>(3); },
@@ -325,8 +328,8 @@ private:
                                {1, static_cast<int64_t>(1 + random() % 8)}});
     }
     const char* policies[] = {"solo", "majority", "quorum:2", "first:2",
-                              "full"};
-    spec->policy = ParsePolicy(policies[random() % 5]);
+                              "full", "auto"};
+    spec->policy = ParsePolicy(policies[random() % 6]);
     spec->seed = random();
     spec->staleness_bound = 1 + random() % 2;
     spec->catch_up = static_cast<CatchUp>(random() % 3);

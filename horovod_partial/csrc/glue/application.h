@@ -73,6 +73,8 @@ public:
   // submission to this group, in seconds, waits for other things not counted; 0
   // when that is not known. Once for each answer.
   double TakeStep(const Coordinator* coordinator, const std::string& group);
+  // For tests: what TakeStep says instead of what it measures, unless 0.
+  void PretendStep(double seconds);
 
   // For background threads.
   void Deliver(std::vector<Completion> completions);
@@ -123,6 +125,7 @@ private:
     double waited; // WaitedSoFar() then
   };
   std::map<std::pair<const Coordinator*, std::string>, StepStart> steps_;
+  double pretended_step_ = 0;
   int waiting_ = 0;
   Clock::time_point waiting_since_;
   double waited_ = 0;

@@ -332,6 +332,10 @@ int64_t horovod_partial_save(int process_set_id, const char* group,
   });
 }
 
+void horovod_partial_pretend_step(double seconds) {
+  Application::Get().PretendStep(seconds);
+}
+
 void horovod_partial_excused(int enter) {
   auto& application = Application::Get();
   enter ? application.EnterExcused() : application.LeaveExcused();

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import functools
+import importlib
 import os
 
 import numpy as np
@@ -23,6 +24,10 @@ class Framework:
 
     def values(self, tensor):
         return self.numpy(tensor).tolist()
+
+    def library(self):
+        """Horovod's native library of this framework."""
+        return importlib.import_module(self.hvd.__name__ + ".ops").partial_groups.library
 
 
 class Torch(Framework):
