@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-POLICIES = "solo, majority, quorum:K, first:K or full"
+POLICIES = "solo, majority, quorum:K, first:K, full or auto"
 
 PATTERNS = {
     "persistent": "the last rank takes `delay` longer in every step",
@@ -204,7 +204,7 @@ class Comparison:
         self.imbalance = None
         self.parser = parser(description, output, f"results.json and {metric.name}.png")
         add = self.parser.add_argument
-        add("--policies", nargs="+", default=["full", "solo", "majority", "first:3"],
+        add("--policies", nargs="+", default=["full", "solo", "majority", "first:3", "auto"],
             metavar="POLICY", help=f"{POLICIES}, in this order")
         add("--rounds", type=positive, default=rounds, help="length of a training, in rounds")
         add("--seeds", type=positive, default=3,

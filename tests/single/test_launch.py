@@ -24,9 +24,10 @@ def test_arguments_become_environment_variables(monkeypatch):
     environment = environment_of(
         monkeypatch, "--partial", "first:3", "--partial-staleness-bound", "4",
         "--partial-catch-up", "sum", "--partial-resync-every", "100", "--partial-seed", "7",
-        "--partial-summary", "0")
+        "--partial-staleness-cost", "0.5", "--partial-summary", "0")
     assert partial(environment) == {"POLICY": "first:3", "STALENESS_BOUND": "4", "CATCH_UP": "sum",
-                                    "RESYNC_EVERY": "100", "SEED": "7", "SUMMARY": "0"}
+                                    "RESYNC_EVERY": "100", "SEED": "7",
+                                    "STALENESS_COST": "0.5", "SUMMARY": "0"}
 
 
 def test_without_arguments_the_environment_stays_as_it_is(monkeypatch):
@@ -50,6 +51,8 @@ def test_the_command_line_wins_over_the_configuration_file(monkeypatch, tmp_path
     (["--partial-catch-up", "skip"], ["--partial-catch-up", "skip", "replay"]),
     (["--partial-resync-every", "-5"], ["--partial-resync-every", "-5", "from 1"]),
     (["--partial-seed", "-1"], ["--partial-seed", "-1", "from 0"]),
+    (["--partial", "auto:x"], ["--partial", "auto:x", "'auto:COST'"]),
+    (["--partial-staleness-cost", "-1"], ["--partial-staleness-cost", "-1", "from 0"]),
     (["--partial-summary", "maybe"], ["--partial-summary", "maybe", "1 (the default) or 0"]),
 ])
 def test_a_wrong_argument_stops_before_a_process_starts(monkeypatch, capsys, arguments, words):

@@ -234,6 +234,9 @@ def test_advice_for_steps_of_known_durations(steps, best, words):
     by_name = {p.policy: p for p in advised.predictions}
     assert advised.full is by_name["full"]
     assert advised.best.score >= (1 - advice.TOLERANCE) * max(p.score for p in advised.predictions)
+    # It takes some rounds to find its K.
+    assert (len(steps) == 1) == (advised.auto is None)
+    assert advised.auto is None or 0.9 < advised.auto.score / advised.best.score < 1.05
 
 
 def test_advice_where_ranks_are_slow_in_turn():

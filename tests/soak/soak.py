@@ -33,7 +33,7 @@ import torch
 
 import horovod_partial.torch as hvd
 
-POLICIES = ["solo", "majority", "quorum:2", "first:1", "first:2", "first:3", "full"]
+POLICIES = ["solo", "majority", "quorum:2", "first:1", "first:2", "first:3", "full", "auto"]
 LIFE = 25  # episodes from hvd.init() to hvd.shutdown()
 HANG = 600  # seconds for an episode, of which most take a few
 

@@ -8,6 +8,7 @@ SETTINGS = [
     ("policy", dict(policy="most"), ValueError, "policy='most'.*'first:K'"),
     ("K below 1", dict(policy="first:0"), ValueError, "policy='first:0'.*at least 1"),
     ("K no integer", dict(policy="quorum:1.5"), ValueError, "policy='quorum:1.5'"),
+    ("staleness cost", dict(policy="auto:-1"), ValueError, "policy='auto:-1'.*from 0"),
     ("policy no string", dict(policy=3), ValueError, "policy=3"),
     ("bound 0", dict(staleness_bound=0), ValueError, "staleness_bound=0.*from 1"),
     ("bound negative", dict(staleness_bound=-2), ValueError, "staleness_bound=-2"),
@@ -35,7 +36,8 @@ def test_settings(fw, hvd, unchanged, name, what, settings, error, message):
     ("STALENESS_BOUND", "many", "HOROVOD_PARTIAL_STALENESS_BOUND: staleness_bound='many'"),
     ("CATCH_UP", "skip", "HOROVOD_PARTIAL_CATCH_UP: catch_up='skip'"),
     ("RESYNC_EVERY", "-1", "HOROVOD_PARTIAL_RESYNC_EVERY: resync_every=-1"),
-    ("SEED", "1.5", "HOROVOD_PARTIAL_SEED: seed='1.5'")])
+    ("SEED", "1.5", "HOROVOD_PARTIAL_SEED: seed='1.5'"),
+    ("STALENESS_COST", "nan", "HOROVOD_PARTIAL_STALENESS_COST: staleness_cost=nan")])
 def test_environment(fw, hvd, unchanged, monkeypatch, variable, value, message):
     monkeypatch.setenv("HOROVOD_PARTIAL_" + variable, value)
     with pytest.raises(ValueError, match=message):
@@ -116,6 +118,7 @@ def test_a_wrong_call_on_one_rank_takes_no_number(fw, hvd, ranks):
 
 
 DIFFERENCES = [
+    ("staleness cost", lambda r: dict(policy=f"auto:{r + 1}"), "'auto:1' on rank 0 and 'auto:2'"),
     ("policy", lambda r: dict(policy="solo" if r else "full"), "policy.*'full' on rank 0"),
     ("K", lambda r: dict(policy=f"first:{1 + r}"), "policy.*'first:1' on rank 0"),
     ("bound", lambda r: dict(staleness_bound=5 + r), "staleness_bound.*5 on rank 0 and 6 on"),

@@ -4,7 +4,7 @@ names who took part; events script who is late."""
 import numpy as np
 import pytest
 
-POLICIES = ["solo", "majority", "quorum:2", "first:1", "first:2", "full"]
+POLICIES = ["solo", "majority", "quorum:2", "first:1", "first:2", "full", "auto"]
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
 
 
