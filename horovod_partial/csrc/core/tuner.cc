@@ -293,27 +293,14 @@ Verdict Evaluate(const Question& question) {
   };
   // From the largest to the smallest: all, or every few, then those around the
   // best of these.
-  int stride = std::max(1, size / kAllKs);
+  const int stride = std::max(1, size / kAllKs);
   for (int k = size; k >= 1; k -= stride) {
     consider(k);
   }
-  while (stride > 1) {
-    stride = (stride + 1) / 2;
+  for (int step = stride / 2; step >= 1; step /= 2) {
     const int around = best;
-    for (int k : {around + stride, around - stride}) {
-      if (k >= 1 && k <= size) {
-        consider(k);
-      }
-    }
-    stride = stride == 2 ? 1 : stride;
-    if (stride == 1) {
-      const int middle = best;
-      for (int k : {middle + 1, middle - 1}) {
-        if (k >= 1 && k <= size) {
-          consider(k);
-        }
-      }
-    }
+    consider(std::min(around + step, size));
+    consider(std::max(around - step, 1));
   }
   while (best < size &&
          trial.Score(best + 1) > (1 - kAsGood) * trial.Score(best)) {
