@@ -33,8 +33,8 @@ def test_all_ranks_change_k_at_the_same_round(fw, hvd, name, ranks, pretend):
     steps_until(trainer, rank, max(slow, 1))
     trainer.optimizer.flush()
     assert identical(fw, trainer)
-    # Ranks are even again.
-    pretend(1.0)
+    # Ranks are even again. (If they were so to the last bit, fewer would be as good as all.)
+    pretend(1.0 + 0.01 * rank)
     steps_until(trainer, rank, size)
     trainer.optimizer.flush()
     assert identical(fw, trainer)
