@@ -144,8 +144,9 @@ class Library:
         return [name.decode() for name in names[:count]]
 
     def define(self, name, tensors, settings, average, prescale=1.0, postscale=1.0,
-               healing=Healing.NEVER):
-        """Keeps what this rank would announce of a group; returns the number to ``ask`` with."""
+               healing=Healing.NEVER, parts=()):
+        """Keeps what this rank would announce of a group; returns the number to ``ask`` with.
+        ``parts`` has how many tensors each part of a submission has; empty: it comes whole."""
         count = len(tensors)
         dims = [dim for tensor in tensors for dim in tensor.shape]
         return self._call(
@@ -157,14 +158,16 @@ class Library:
             int(average), ctypes.c_double(prescale), ctypes.c_double(postscale),
             str(settings.policy).encode(), ctypes.c_uint64(settings.seed),
             ctypes.c_int64(settings.staleness_bound), settings.catch_up.encode(),
-            ctypes.c_int64(settings.resync_every), int(healing))
+            ctypes.c_int64(settings.resync_every), int(healing), len(parts),
+            (ctypes.c_int * max(len(parts), 1))(*parts))
 
     def undefine(self, spec):
         self._function("undefine")(ctypes.c_int64(spec))
 
     def ask(self, what, process_set_id, group, spec, addresses=(), drifted=False, digest=None,
-            payload=None):
-        """Hands a request to the background thread; returns its Ticket.
+            payload=None, first=0):
+        """Hands a request to the background thread; returns its Ticket, or None for parts of a
+        submission that are not its last.
 
         Args:
             what: an Ask.
@@ -174,14 +177,17 @@ class Library:
             drifted: the application's replica has gone its own way.
             digest: 16 bytes (SYNC).
             payload: bytes: the replica (OFFER), a checkpoint's send buffer (SUBMIT, FLUSH).
+            first: the number of tensors that the submission's parts before these had; all of
+                them stay as they are until its answer.
         """
         words = None
         if digest is not None:
             words = (ctypes.c_uint64 * 2).from_buffer_copy(digest)
-        return Ticket(self, self._call(
-            "ask", process_set_id, group.encode(), ctypes.c_int64(spec), int(what),
+        number = self._call(
+            "ask", process_set_id, group.encode(), ctypes.c_int64(spec), int(what), first,
             len(addresses), _pointers(addresses), int(drifted), words, payload,
-            ctypes.c_int64(len(payload) if payload is not None else 0)))
+            ctypes.c_int64(len(payload) if payload is not None else 0))
+        return Ticket(self, number) if number else None
 
     def wait_any(self, tickets, seconds):
         numbers = (ctypes.c_uint64 * len(tickets))(*[ticket.number for ticket in tickets])

@@ -238,7 +238,10 @@ class Groups:
             rounds), ``merged`` (rounds merged beyond the staleness bound), ``heals``, ``pending``,
             ``mean_active`` (ranks per round, flushes not counted), ``mean_staleness`` and
             ``max_staleness`` (pending rounds that submissions found), ``holds`` (whether the send
-            buffer holds something) and ``wait_seconds`` (blocked on submissions, in total).
+            buffer holds something), ``parts`` (reduced, one after the other: as many as rounds,
+            unless rounds overlap with backward), ``cut_short`` (submissions that missed the end of
+            a round that they were in, because this rank waited for others before the last part)
+            and ``wait_seconds`` (blocked on submissions, in total).
 
             Of policy ``auto``, ``k``: the ranks that have to be ready now, at present (else None),
             and ``k_changes``: a list of dicts, oldest first: ``round`` (the first with the new
@@ -374,7 +377,7 @@ class TrainingGroup:
     """
 
     def __init__(self, groups, replica, name, process_set, settings, op, predivide=1.0,
-                 healing=Healing.IN_ROUNDS):
+                 healing=Healing.IN_ROUNDS, parts=()):
         check_process_set(process_set)
         # Drawn by who has made no mistake: numbers are to be the same on all ranks.
         name = groups.name_for_optimizer(name)
@@ -389,12 +392,15 @@ class TrainingGroup:
         self._average = op == groups.basics.Average
         self._predivide = predivide if self._average else 1.0
         self._healing = healing
+        self._parts = parts  # tensors in each part of a submission; empty: it comes whole
         self._definition = None  # (a number of ranks, the definition's number)
         self._before_round = {}
         self._journal = Journal(settings.policy)
         self._member = None  # this rank in the process set
         self._expiring = []  # handles that the next flush removes
         self._under_way = None  # a submission without an answer that was read to the end
+        self._handed_in = []  # what is kept of the parts of the next submission
+        self._first = 0  # their tensors
         self._submitted = 0  # since the last flush
         self.round = 0
         self.drifted = False
@@ -424,10 +430,25 @@ class TrainingGroup:
         """What ``submit`` was told to keep, if a submission has not been finished."""
         return self._under_way and self._under_way[1]
 
+    @property
+    def handed_in(self):
+        """How many tensors of the next submission the background thread has already."""
+        return self._first
+
+    def hand_in(self, addresses, keep):
+        """Submits the next of the replica's ``parts``, but for the last one. The memory, which
+        ``keep`` holds, stays as it is until the answer to ``submit``, which is to follow."""
+        self._ask(Ask.SUBMIT, addresses, first=self._first)
+        self._handed_in.append(keep)
+        _in_use[id(self._handed_in)] = self._handed_in
+        self._first += len(addresses)
+
     def submit(self, addresses, keep):
-        """Hands in gradients: the ``addresses`` of memory that ``keep`` holds."""
+        """Hands in gradients, or what is left of them: the ``addresses`` of memory that ``keep``
+        holds."""
         self._journal.submitted()
-        ticket = self._ask(Ask.SUBMIT, addresses)
+        ticket = self._ask(Ask.SUBMIT, addresses, first=self._first)
+        self._forget_parts()
         if self._member is None:
             self._member = self.process_set.rank()
         self._submitted += 1
@@ -445,6 +466,11 @@ class TrainingGroup:
             raise
         self._journal.answered(self._member, answer.rounds)
         return answer
+
+    def _forget_parts(self):
+        _in_use.pop(id(self._handed_in), None)
+        self._handed_in = []
+        self._first = 0
 
     def finish(self):
         ticket, _ = self._under_way
@@ -554,6 +580,7 @@ class TrainingGroup:
         """What ``lifecycle.add_renewal`` says, for this group: a sentence or None."""
         if self._under_way is not None:
             self.finish()
+        self._forget_parts()
         self._journal.interrupted()
         self._member = None
         submitted, self._submitted = self._submitted, 0
@@ -572,13 +599,13 @@ class TrainingGroup:
 
     # ------------------------------------------------------------------------------- requests
 
-    def _ask(self, what, addresses=(), digest=None, payload=None):
+    def _ask(self, what, addresses=(), digest=None, payload=None, first=0):
         set_id = number_of(self.process_set)
         if what in (Ask.SUBMIT, Ask.FLUSH) and self.restored is not None:
             payload, self.restored = self.restored or None, None
         drifted, self.drifted = self.drifted, False
         return self._library.ask(what, set_id, self.name, self._defined(), addresses, drifted,
-                                 digest, payload)
+                                 digest, payload, first)
 
     def _defined(self):
         ranks = self.process_set.size()
@@ -586,7 +613,7 @@ class TrainingGroup:
             self._definition = (ranks, self._library.define(
                 self.name, self._replica().group_specs(), self.settings.limited_to(ranks),
                 self._average, prescale=1.0 / self._predivide, postscale=self._predivide,
-                healing=self._healing))
+                healing=self._healing, parts=self._parts))
         return self._definition[1]
 
 

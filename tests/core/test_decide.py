@@ -10,7 +10,8 @@ from horovod_partial._core import Healing
 
 def decide(policy, size=4, **kwargs):
     says = {key: value for key, value in kwargs.items()
-            if key not in ("ended", "round", "last_heal", "resync_every", "healing", "seed")}
+            if key not in ("ended", "round", "last_heal", "resync_every", "healing", "seed",
+                           "parts", "part", "active")}
     rest = {key: value for key, value in kwargs.items() if key not in says}
     return _core.decide(policy, size, says, **rest)
 
@@ -161,3 +162,26 @@ def test_a_group_goes_when_all_have_retired_or_ended():
     assert decide("solo", retired=[0, 1, 2])["kind"] == "wait"
     assert decide("solo", retired=[0, 1, 2], ended=[3])["kind"] == "remove"
     assert decide("solo", ended=ALL)["kind"] == "wait"
+
+
+PARTS = dict(parts=[1, 2, 1])
+
+
+def test_a_round_in_parts_begins_with_the_first_and_goes_on_as_active_ranks_have_the_next():
+    begun = decide("solo", ready=[0, 1], whole=[1], **PARTS)
+    assert (begun["kind"], begun["active"], begun["parts"]) == ("round", [0, 1], (0, 1))
+    under_way = dict(part=1, active=[0, 1], ready=[0, 1, 2], **PARTS)
+    waits = decide("full", next=[1, 2], **under_way)
+    assert (waits["kind"], waits["waited_for"]) == ("wait", [0])
+    assert "part 1 of 3 and waits for the backward pass of rank 0" in waits["text"]
+    goes = decide("full", next=[0, 1], **under_way)
+    assert (goes["active"], goes["parts"]) == ([0, 1], (1, 2))
+    # Nobody new, no veto and no flush in between.
+    goes = decide("full", next=[0, 1], whole=[0, 1], veto=[2, 3], caller=[3], **under_way)
+    assert (goes["kind"], goes["active"], goes["parts"]) == ("round", [0, 1], (1, 3))
+
+
+def test_a_round_goes_at_once_where_all_parts_are_there():
+    assert decide("solo", ready=[0, 1], whole=[0, 1], **PARTS)["parts"] == (0, 3)
+    assert decide("solo", ready=[0, 1])["parts"] == (0, 1)
+    assert decide("solo", flushing=ALL, caller=[0], **PARTS)["parts"] == (0, 3)

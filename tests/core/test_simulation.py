@@ -16,7 +16,8 @@ CHUNKS = 20
 def test_invariants_hold_in_random_schedules(chunk):
     """Invariants 1 to 5, 8 and 9, P from 1 to 16. A failing seed replays with
     `simulation.run_random(seed)`."""
-    seen = dict(rounds=0, late=0, merged=0, heals=0, flushes=0, changes=0)
+    seen = dict(rounds=0, late=0, merged=0, heals=0, flushes=0, changes=0, in_parts=0,
+                cut_short=0)
     for seed in range(chunk * SCHEDULES // CHUNKS, (chunk + 1) * SCHEDULES // CHUNKS):
         outcome = simulation.run_random(seed, 16)
         assert not outcome.violation, (
@@ -30,7 +31,7 @@ def test_invariants_hold_in_random_schedules(chunk):
 @pytest.mark.parametrize("fault, found", [
     ("LOSE_STALE", "conservation"), ("DOUBLE_COUNT", "conservation"),
     ("MISSING_EXCUSE", "progress"), ("IGNORE_BOUND", "bound"), ("NO_FOLLOW_UP", "progress"),
-    ("LATE_CHANGE", "agreement")])
+    ("LATE_CHANGE", "agreement"), ("NO_CUT_SHORT", "progress")])
 def test_planted_faults_are_found(fault, found):
     violations = [simulation.run_random(seed, 8, getattr(simulation.Fault, fault)).violation
                   for seed in range(200)]
@@ -50,7 +51,7 @@ POLICIES = ["solo", "majority", "quorum:2", "first:1", "first:2", "first:3", "au
 
 def run(programs, policies, seeds=60, **group):
     names = sorted({word.split(":")[1] for program in programs for word in program.split()
-                    if word.split(":")[0] in ("step", "submit", "flush", "mistake")})
+                    if word.split(":")[0] in ("step", "part", "submit", "flush", "mistake")})
     for policy in policies:
         for seed in range(seeds):
             groups = [simulation.Group(name, policy=policy, **group) for name in names]
@@ -81,6 +82,36 @@ def test_programs_that_an_earlier_wording_hung(programs):
     run(programs, POLICIES, staleness_bound=1)
     run(programs, POLICIES, staleness_bound=1, catch_up="sum", resync_every=2)
     run(programs, POLICIES, staleness_bound=2, catch_up="latest", resync_every=1)
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+@pytest.mark.parametrize("programs", [
+    ["part:A step:A part:A step:A", "step:A part:A compute:3 step:A"],
+    ["part:A sync:S step:A", "sync:S part:A step:A", "step:A step:A sync:S"],
+    ["part:A sync:S step:A", "part:A sync:S step:A"],
+    ["part:A step:B step:A", "part:B step:A step:B", "step:A step:B"],
+    ["part:A flush:A step:A flush:A", "step:A flush:A part:A flush:A step:A"],
+    ["part:A join step:A step:A", "step:A part:A step:A join step:A", "join part:A"],
+    ["part:A barrier:X", "step:A part:A barrier:X", "part:A barrier:X step:A", "barrier:X"],
+    ["part:A retire:A sync:S", "step:A part:A sync:S retire:A"],
+    ["mistake:A part:A sync:S step:A", "mistake:A sync:S part:A step:A"],
+    ["part:A start:S compute:9 step:A", "step:A step:A"],
+], ids=" | ".join)
+def test_parts_and_ranks_that_wait_in_the_middle_of_a_step(programs, parts):
+    run(programs, POLICIES, parts=parts)
+    run(programs, POLICIES, parts=parts, staleness_bound=1)
+    run(programs, POLICIES, parts=parts, staleness_bound=1, catch_up="sum", resync_every=2)
+
+
+def test_full_in_parts_is_whole():
+    """Under full, whoever waits for others in the middle of a step does so as in Horovod, and a
+    round waits for the rest: none is cut short."""
+    for seed in range(60):
+        outcome = simulation.run(
+            [simulation.Group("A", policy="full", parts=3)],
+            ["part:A compute:2 part:A sync:S compute:3 step:A part:A step:A flush:A"] * 4, seed)
+        assert not outcome.violation, outcome.violation
+        assert outcome.cut_short == 0 and outcome.rounds == 3
 
 
 def test_flush_at_bound_one():
@@ -154,6 +185,19 @@ def test_the_mean_active_of_majority():
         count += outcome.rounds
     solo = simulation.run([simulation.Group("A", policy="solo", staleness_bound=100)], programs, 0)
     assert solo.mean_active < total / count < 6.5
+
+
+def test_a_round_in_parts_is_settled_when_it_begins():
+    """Rank 1 comes when rank 0 has not handed in its last part, and is late."""
+    late = in_parts = 0
+    for seed in range(40):
+        outcome = simulation.run(
+            [simulation.Group("A", policy="solo", parts=3)],
+            ["flush:A part:A compute:30 part:A compute:30 step:A", "flush:A compute:20 step:A"],
+            seed)
+        assert not outcome.violation, outcome.violation
+        late, in_parts = late + outcome.late, in_parts + outcome.in_parts
+    assert late > 20 and in_parts > 20
 
 
 def test_wrong_programs_are_errors():

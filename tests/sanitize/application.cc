@@ -32,12 +32,14 @@ int64_t horovod_partial_define(const char* name, int tensors,
                                int average, double prescale, double postscale,
                                const char* policy, uint64_t seed,
                                int64_t staleness_bound, const char* catch_up,
-                               int64_t resync_every, int healing);
+                               int64_t resync_every, int healing, int parts,
+                               const int* part_sizes);
 void horovod_partial_undefine(int64_t spec);
 int64_t horovod_partial_ask(int process_set_id, const char* group, int64_t spec,
-                            int type, int tensors, const void* const* data,
-                            int drifted, const uint64_t* hash,
-                            const char* bytes, int64_t length);
+                            int type, int first, int tensors,
+                            const void* const* data, int drifted,
+                            const uint64_t* hash, const char* bytes,
+                            int64_t length);
 int64_t horovod_partial_poll(uint64_t ticket);
 int64_t horovod_partial_wait(uint64_t ticket, double seconds);
 int64_t horovod_partial_wait_any(const uint64_t* tickets, int count,
@@ -214,7 +216,7 @@ Replica::Replica(std::string name, Settings settings)
       name_.c_str(), 4, names, dtypes, dims, shapes, /*average=*/0, 1.0, 1.0,
       settings_.policy.c_str(), settings_.seed, settings_.staleness_bound,
       settings_.catch_up.c_str(), settings_.resync_every,
-      static_cast<int>(Healing::kInRounds)));
+      static_cast<int>(Healing::kInRounds), /*parts=*/0, nullptr));
 }
 
 Replica::~Replica() { horovod_partial_undefine(definition_); }
@@ -222,7 +224,7 @@ Replica::~Replica() { horovod_partial_undefine(definition_); }
 int64_t Replica::Ask(int what, const std::vector<const void*>& data,
                      const uint64_t* digest, const std::string* payload) {
   return Checked(horovod_partial_ask(
-      settings_.process_set, name_.c_str(), definition_, what,
+      settings_.process_set, name_.c_str(), definition_, what, /*first=*/0,
       static_cast<int>(data.size()), data.data(), /*drifted=*/0, digest,
       payload ? payload->data() : nullptr,
       payload ? static_cast<int64_t>(payload->size()) : 0));

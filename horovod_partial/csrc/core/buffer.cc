@@ -105,7 +105,8 @@ void AddStored(DType storage, void* to, const void* from, int64_t n) {
 
 } // namespace
 
-Layout::Layout(const std::vector<TensorSpec>& tensors) {
+Layout::Layout(const std::vector<TensorSpec>& tensors,
+               const std::vector<int32_t>& parts) {
   for (const auto& tensor : tensors) {
     auto found = std::find(dtypes_.begin(), dtypes_.end(), tensor.dtype);
     const int buffer = static_cast<int>(found - dtypes_.begin());
@@ -116,6 +117,26 @@ Layout::Layout(const std::vector<TensorSpec>& tensors) {
     places_.push_back({buffer, elements_[buffer], tensor.Elements()});
     elements_[buffer] += tensor.Elements();
   }
+  part_begins_.push_back(0);
+  for (int32_t count : parts) {
+    part_begins_.push_back(part_begins_.back() + count);
+  }
+  if (parts.empty()) {
+    part_begins_.push_back(tensors.size());
+  }
+}
+
+Layout::Span Layout::PartsIn(int buffer, int begin, int end) const {
+  Span span{0, 0};
+  for (size_t t = 0; t < PartBegin(end); ++t) {
+    if (places_[t].buffer == buffer) {
+      span.end = places_[t].offset + places_[t].elements;
+      if (t < PartBegin(begin)) {
+        span.begin = span.end;
+      }
+    }
+  }
+  return span;
 }
 
 int64_t Layout::total_bytes() const {
@@ -133,15 +154,18 @@ Buffers::Buffers(std::shared_ptr<const Layout> layout)
   }
 }
 
-void Buffers::Zero() {
+void Buffers::Zero(int begin, int end) {
   for (int i = 0; i < layout_->buffers(); ++i) {
-    std::memset(memory_[i].get(), 0, layout_->bytes(i));
+    const auto span = layout_->PartsIn(i, begin, end);
+    const int64_t bytes = DTypeBytes(layout_->storage(i));
+    std::memset(memory_[i].get() + span.begin * bytes, 0,
+                (span.end - span.begin) * bytes);
   }
 }
 
-void Buffers::CopyIn(const std::vector<const void*>& tensors) {
-  for (size_t t = 0; t < layout_->tensors(); ++t) {
-    const auto& place = layout_->place(t);
+void Buffers::CopyIn(const std::vector<const void*>& tensors, size_t first) {
+  for (size_t t = 0; t < tensors.size(); ++t) {
+    const auto& place = layout_->place(first + t);
     const DType dtype = layout_->dtype(place.buffer);
     char* to = memory_[place.buffer].get() +
                place.offset * DTypeBytes(StorageType(dtype));
@@ -155,9 +179,9 @@ void Buffers::CopyIn(const std::vector<const void*>& tensors) {
   }
 }
 
-void Buffers::AddIn(const std::vector<const void*>& tensors) {
-  for (size_t t = 0; t < layout_->tensors(); ++t) {
-    const auto& place = layout_->place(t);
+void Buffers::AddIn(const std::vector<const void*>& tensors, size_t first) {
+  for (size_t t = 0; t < tensors.size(); ++t) {
+    const auto& place = layout_->place(first + t);
     const DType dtype = layout_->dtype(place.buffer);
     char* to = memory_[place.buffer].get() +
                place.offset * DTypeBytes(StorageType(dtype));
@@ -180,10 +204,12 @@ void Buffers::Add(const Buffers& other) {
   }
 }
 
-void Buffers::Scale(double factor) {
+void Buffers::Scale(double factor, int begin, int end) {
   for (int i = 0; i < layout_->buffers(); ++i) {
-    char* values = memory_[i].get();
-    const int64_t n = layout_->elements(i);
+    const auto span = layout_->PartsIn(i, begin, end);
+    char* values =
+        memory_[i].get() + span.begin * DTypeBytes(layout_->storage(i));
+    const int64_t n = span.end - span.begin;
     switch (layout_->storage(i)) {
     case DType::kFloat16:
       ScaleHalves(reinterpret_cast<uint16_t*>(values),

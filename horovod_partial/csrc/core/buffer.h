@@ -20,7 +20,14 @@ public:
     int64_t elements;
   };
 
-  explicit Layout(const std::vector<TensorSpec>& tensors);
+  // A stretch of one buffer, in elements.
+  struct Span {
+    int64_t begin;
+    int64_t end;
+  };
+
+  explicit Layout(const std::vector<TensorSpec>& tensors,
+                  const std::vector<int32_t>& parts = {});
 
   size_t tensors() const { return places_.size(); }
   const Place& place(size_t tensor) const { return places_[tensor]; }
@@ -29,6 +36,12 @@ public:
   DType storage(int buffer) const { return StorageType(dtypes_[buffer]); }
   int64_t elements(int buffer) const { return elements_[buffer]; }
   int64_t total_bytes() const;
+  // Parts are consecutive tensors. The first tensor of a part; for the part
+  // after the last one, the number of tensors.
+  size_t PartBegin(int part) const { return part_begins_[part]; }
+  int parts() const { return static_cast<int>(part_begins_.size()) - 1; }
+  // Where the parts from `begin` up to `end` lie in a buffer.
+  Span PartsIn(int buffer, int begin, int end) const;
   int64_t bytes(int buffer) const {
     return elements_[buffer] * DTypeBytes(storage(buffer));
   }
@@ -37,6 +50,7 @@ private:
   std::vector<Place> places_;
   std::vector<DType> dtypes_;
   std::vector<int64_t> elements_;
+  std::vector<size_t> part_begins_;
 };
 
 // One value for each tensor of a group, in the layout's flat buffers. The
@@ -49,11 +63,13 @@ public:
   const void* data(int buffer) const { return memory_[buffer].get(); }
   const Layout& layout() const { return *layout_; }
 
-  void Zero();
-  void CopyIn(const std::vector<const void*>& tensors);
-  void AddIn(const std::vector<const void*>& tensors);
+  // Of the parts from `begin` up to `end`.
+  void Zero(int begin, int end);
+  void Scale(double factor, int begin, int end);
+  // `tensors` are consecutive ones of the group, from the given one on.
+  void CopyIn(const std::vector<const void*>& tensors, size_t first = 0);
+  void AddIn(const std::vector<const void*>& tensors, size_t first = 0);
   void Add(const Buffers& other);
-  void Scale(double factor);
   void CopyOut(const std::vector<void*>& tensors) const;
 
   // The bytes of all buffers, for a checkpoint, and back: `bytes` are

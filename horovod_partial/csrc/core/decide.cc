@@ -54,6 +54,13 @@ Decision Wait(Reason reason, RankSet waited_for) {
   return decision;
 }
 
+// Up to which part a round goes at once that has come to `part`.
+int EndPart(const GroupSpec& spec, const View& view, const RankSet& active,
+            int part) {
+  return (active - view[Say::kWhole]).Empty() ? spec.Parts()
+                                              : std::min(part + 1, spec.Parts());
+}
+
 // The rank that alone has something to contribute, or -1.
 int Sole(const View& view) {
   const auto holders = view[Say::kHolds].ToVector();
@@ -63,8 +70,8 @@ int Sole(const View& view) {
 } // namespace
 
 View::View(int size)
-    : size(size), sets(kSays, RankSet(size)), ended(size), participants(size) {
-}
+    : size(size), sets(kSays, RankSet(size)), ended(size), participants(size),
+      active(size), stale(size) {}
 
 bool HealDue(const GroupSpec& spec, const View& view) {
   if (spec.healing != Healing::kInRounds || view.size == 1) {
@@ -102,6 +109,22 @@ Decision Decide(const GroupSpec& spec, const View& view) {
     return decision;
   }
 
+  if (view.part > 0) {
+    const RankSet missing = view.active - view[Say::kNext];
+    if (!missing.Empty()) {
+      return Wait(Reason::kPart, missing);
+    }
+    Decision decision;
+    decision.kind = Kind::kRound;
+    decision.active = view.active;
+    decision.stale = view.stale;
+    decision.sole = view.sole;
+    decision.participants = all;
+    decision.begin_part = view.part;
+    decision.end_part = EndPart(spec, view, view.active, view.part);
+    return decision;
+  }
+
   // Ranks that have ended do not ask for more; before that, a name that was
   // retired may be wanted again.
   if (!view[Say::kRetired].Empty() &&
@@ -121,6 +144,7 @@ Decision Decide(const GroupSpec& spec, const View& view) {
       decision.empty = view[Say::kHolds].Empty();
       decision.sole = Sole(view);
       decision.participants = view[Say::kFlushing] - view[Say::kApart];
+      decision.end_part = spec.Parts();
       return decision;
     }
     return view[Say::kCaller].Empty()
@@ -147,6 +171,7 @@ Decision Decide(const GroupSpec& spec, const View& view) {
                   view[Say::kBlocked] == all;
   decision.root = LowestNotDrifted(all, view[Say::kDrifted]);
   decision.participants = all;
+  decision.end_part = EndPart(spec, view, ready, 0);
   return decision;
 }
 
@@ -157,6 +182,10 @@ std::string Decision::ToString() const {
   if (kind == Kind::kRound) {
     text += " with rank " + active.ToString() + " active";
     text += heal ? ", then heal from rank " + std::to_string(root) : "";
+    text += end_part > 1 || begin_part > 0
+                ? ", parts " + std::to_string(begin_part) + " to " +
+                      std::to_string(end_part - 1)
+                : "";
   }
   return text;
 }
@@ -174,6 +203,10 @@ std::string Explain(const GroupSpec& spec, const View& view,
            " to call flush() or join(), or to end.";
   case Reason::kHealing:
     return head + "a heal waits for the replica of " + missing + ".";
+  case Reason::kPart:
+    return head + "round " + std::to_string(view.round) + " is at part " +
+           std::to_string(view.part) + " of " + std::to_string(spec.Parts()) +
+           " and waits for the backward pass of " + missing + ".";
   case Reason::kCommittee:
     why = spec.policy.k == 1 ? "drawn as this round's initiator"
                              : "drawn into this round's committee";

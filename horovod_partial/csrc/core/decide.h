@@ -28,8 +28,12 @@ enum class Say : uint8_t {
   kApart,    // joined, ended or retired with no application that could heal
   kRetired,  // its application is done with this group
   kSynced,   // its application has done its part of the heal under way
+  // Only said where submissions come in parts:
+  kNext,     // of the round under way, the next part need not wait for it
+  kWhole,    // has submitted all parts
 };
-constexpr int kSays = 12;
+constexpr int kSays = 14;
+constexpr int kSaysOfParts = 2; // the last ones
 
 // Between two rounds a group of replicas may have to heal.
 enum class Stage : uint8_t {
@@ -56,6 +60,12 @@ struct View {
   Stage stage = Stage::kRounds;
   RankSet participants; // of the heal under way
   int root = 0;         // of the transfer under way
+  // Of the round under way, where it goes in parts: the next part (0: there is
+  // no such round), and as it began.
+  int part = 0;
+  RankSet active;
+  RankSet stale;
+  int sole = -1;
 };
 
 // Why nothing was started.
@@ -68,6 +78,7 @@ enum class Reason : uint8_t {
   kNotAll,    // full
   kVeto,      // staleness bound, or a heal that is due
   kHealing,   // the participants of a heal have not done their part yet
+  kPart,      // active ranks compute the next part of the round under way
 };
 
 enum class Kind : uint8_t {
@@ -88,6 +99,10 @@ struct Decision {
   bool heal = false;  // kRound: heal after it; kCheck: some rank has drifted
   int root = 0;       // of the heal
   RankSet participants;
+  // kRound, kFlush: the parts of the group that go now. The round begins with
+  // part 0, and is over with the last.
+  int begin_part = 0;
+  int end_part = 1;
   Reason reason = Reason::kNone;
   RankSet waited_for; // kWait
 
@@ -117,6 +132,9 @@ bool HealDue(const GroupSpec& spec, const View& view);
 //      in its hash; a transfer follows if they differ or one has drifted.
 //   e) No further round of the group starts while a heal is under way.
 //   f) A group goes away when every rank has retired from it or ended.
+//   g) Where submissions come in parts, a round begins with the first one, and
+//      who is active is settled then. Each further part goes once no active
+//      rank holds it up, and nothing else of the group starts in between.
 //
 // Pure: state in, decision and reason out.
 Decision Decide(const GroupSpec& spec, const View& view);

@@ -33,8 +33,8 @@ void MergeInto(Round& newer, const Round& older) {
 
 Group::Group(GroupSpec spec, int rank, int size)
     : spec_(std::move(spec)), rank_(rank), size_(size),
-      layout_(std::make_shared<const Layout>(spec_.tensors)), pool_(layout_),
-      participants_(size) {
+      layout_(std::make_shared<const Layout>(spec_.tensors, spec_.parts)),
+      pool_(layout_), active_(size), stale_(size), participants_(size) {
   if (spec_.policy.kind == PolicyKind::kAuto) {
     tuner_ = std::make_unique<Tuner>(rank, size, spec_.staleness_bound,
                                      spec_.policy.staleness_cost);
@@ -48,19 +48,55 @@ Buffers& Group::SendBuffer() {
   return *send_;
 }
 
-void Group::AddToSendBuffer(const std::vector<const void*>& tensors) {
+std::vector<const void*> Group::TensorsOf(int begin, int end) const {
+  return {tensors_.begin() + layout_->PartBegin(begin),
+          tensors_.begin() + layout_->PartBegin(end)};
+}
+
+void Group::AddToSendBuffer(int begin, int end) {
+  const auto tensors = TensorsOf(begin, end);
+  if (!holds_ && end - begin < layout_->parts()) {
+    SendBuffer().Zero(0, layout_->parts());
+    holds_ = true;
+  }
   if (holds_) {
-    send_->AddIn(tensors);
+    send_->AddIn(tensors, layout_->PartBegin(begin));
   } else {
     SendBuffer().CopyIn(tensors);
   }
   holds_ = true;
 }
 
+void Group::AddToRound(int part) {
+  const auto tensors = TensorsOf(part, part + 1);
+  const size_t first = layout_->PartBegin(part);
+  if (round_holds_[part]) {
+    round_->AddIn(tensors, first);
+  } else {
+    round_->CopyIn(tensors, first);
+  }
+  round_holds_[part] = true;
+}
+
+void Group::Move(int end) {
+  // What comes after the round has passed its part goes with the next one.
+  const int next = in_round_ ? std::min(std::max(part_, moved_), end) : end;
+  if (moved_ < next) {
+    AddToSendBuffer(moved_, next);
+  }
+  for (moved_ = std::max(moved_, next); moved_ < end; ++moved_) {
+    AddToRound(moved_);
+  }
+}
+
+std::vector<const void*> Group::staged() const {
+  return moved_ == 0 ? tensors_ : std::vector<const void*>();
+}
+
 void Group::Restore(const Request& request) {
   if (request.restored) {
     if (!holds_) {
-      SendBuffer().Zero();
+      SendBuffer().Zero(0, layout_->parts());
     }
     send_->AddSaved(*request.restored);
     holds_ = true;
@@ -81,12 +117,14 @@ void Group::Take(const Request& request, std::vector<Completion>& done) {
   drifted_ = drifted_ || request.drifted;
   switch (request.type) {
   case Request::kSubmit: {
-    if (submission_ != 0) {
-      done.push_back(Refusal(
-          request.ticket, Completion::kDuplicate,
-          "group '" + spec_.name +
-              "' has a submission outstanding on this rank: wait for it "
-              "(synchronize) before the next one"));
+    if (submission_ != 0 || request.first != tensors_.size()) {
+      if (request.ticket != 0) {
+        done.push_back(Refusal(
+            request.ticket, Completion::kDuplicate,
+            "group '" + spec_.name +
+                "' has a submission outstanding on this rank: wait for it "
+                "(synchronize) before the next one"));
+      }
       return;
     }
     if (listens_ && flush_ != 0) {
@@ -96,24 +134,8 @@ void Group::Take(const Request& request, std::vector<Completion>& done) {
     if (tuner_) {
       tuner_->NoteStep(request.step_seconds);
     }
-    AddToSendBuffer(request.tensors);
     Restore(request);
-    ++stats_.staleness_count;
-    stats_.staleness_sum += pending_rounds_;
-    stats_.largest_staleness =
-        std::max(stats_.largest_staleness, pending_rounds_);
-    if (!pending_.empty()) {
-      ++stats_.late;
-      // Under full, ranks stay in step: rounds that ran while this one had
-      // joined come with the next one, as every rank waits for it.
-      if (!heal_waits_for_ready_ &&
-          spec_.policy.kind != PolicyKind::kFull) {
-        done.push_back(Answer(request.ticket));
-        done.back().rounds = TakePending();
-        return;
-      }
-    }
-    submission_ = request.ticket;
+    Submit(request, done);
     return;
   }
   case Request::kFlush:
@@ -149,6 +171,10 @@ void Group::Take(const Request& request, std::vector<Completion>& done) {
   case Request::kRetire:
     Fail(Completion::kInvalid, "group '" + spec_.name + "' was given up", done);
     retired_ = true;
+    Move(arrived_);
+    tensors_.clear();
+    arrived_ = moved_ = 0;
+    spent_ = false;
     pending_.clear();
     pending_rounds_ = 0;
     done.push_back(Answer(request.ticket));
@@ -161,6 +187,65 @@ void Group::Take(const Request& request, std::vector<Completion>& done) {
     done.push_back(Answer(request.ticket));
     return;
   }
+}
+
+void Group::Submit(const Request& request, std::vector<Completion>& done) {
+  tensors_.insert(tensors_.end(), request.tensors.begin(),
+                  request.tensors.end());
+  while (arrived_ < layout_->parts() &&
+         layout_->PartBegin(arrived_ + 1) <= tensors_.size()) {
+    ++arrived_;
+  }
+  const bool whole = arrived_ == layout_->parts();
+  // Until it is whole, it is in no buffer, so that no round carries half of
+  // it: but for rounds that have begun with it.
+  if (whole || in_round_ || spent_) {
+    Move(arrived_);
+  }
+  if (whole) {
+    EndSubmission(request.ticket, done);
+  }
+}
+
+void Group::EndSubmission(Ticket ticket, std::vector<Completion>& done) {
+  tensors_.clear();
+  arrived_ = moved_ = 0;
+  spent_ = false;
+  ++stats_.staleness_count;
+  stats_.staleness_sum += pending_rounds_;
+  stats_.largest_staleness =
+      std::max(stats_.largest_staleness, pending_rounds_);
+  if (!pending_.empty()) {
+    ++stats_.late;
+    if (!in_round_ && !WaitsWithPending()) {
+      done.push_back(Answer(ticket));
+      done.back().rounds = TakePending();
+      return;
+    }
+  }
+  submission_ = ticket;
+}
+
+// Under full, ranks stay in step: rounds that ran while this one had joined
+// come with the next one, as every rank waits for it.
+bool Group::WaitsWithPending() const {
+  return heal_waits_for_ready_ || spec_.policy.kind == PolicyKind::kFull;
+}
+
+bool Group::CutShort(const Standing& standing) const {
+  return Incomplete() && (flush_ != 0 || Excused(standing));
+}
+
+bool Group::Ready(const Standing& standing) const {
+  if (submission_ != 0) {
+    return true;
+  }
+  if (!Incomplete() || spent_) {
+    return false;
+  }
+  const bool late = !in_round_ && (in_round() || !pending_.empty()) &&
+                    !WaitsWithPending();
+  return in_round_ || (!late && !CutShort(standing));
 }
 
 bool Group::Waits(Ticket ticket) const {
@@ -219,7 +304,7 @@ bool Group::Apart(const Standing& standing) const {
 }
 
 bool Group::Vetoes(const Standing& standing) const {
-  const bool ready = submission_ != 0;
+  const bool ready = Ready(standing);
   if (heal_waits_for_ready_ && !ready) {
     return true;
   }
@@ -235,7 +320,7 @@ std::array<bool, kSays> Group::Speak(const Standing& standing) const {
   auto say = [&](Say what, bool value) {
     says[static_cast<int>(what)] = value;
   };
-  const bool ready = submission_ != 0;
+  const bool ready = Ready(standing);
   const bool apart = Apart(standing);
   // join() counts as flush() once this rank has really joined.
   const bool flushing = flush_ != 0 && (!listens_ || standing.joined);
@@ -248,14 +333,16 @@ std::array<bool, kSays> Group::Speak(const Standing& standing) const {
                           spec_.catch_up != CatchUp::kReplay;
   say(Say::kDrifted, (drifted() || will_drift) && !apart);
   say(Say::kMerged, merged_ && !apart);
-  say(Say::kBlocked, ready && standing.blocked);
-  say(Say::kHolds, holds_);
+  say(Say::kBlocked, submission_ != 0 && standing.blocked);
+  say(Say::kHolds, holds_ || ready);
   say(Say::kFlushing, flushing && !apart);
   say(Say::kCaller, flushing && !apart && !listens_);
   say(Say::kApart, apart);
   say(Say::kRetired, retired_);
   say(Say::kSynced,
       stage_ == Stage::kTransfer ? offer_ != 0 : sync_ != 0);
+  say(Say::kNext, in_round_ && (!holds_up() || CutShort(standing) || retired_));
+  say(Say::kWhole, submission_ != 0);
   return says;
 }
 
@@ -266,6 +353,10 @@ void Group::Complement(View& view) const {
   view.stage = stage_;
   view.participants = participants_;
   view.root = root_;
+  view.part = part_;
+  view.active = active_;
+  view.stale = stale_;
+  view.sole = sole_;
 }
 
 bool Group::Heed(const View& view) {
@@ -280,18 +371,34 @@ bool Group::Heed(const View& view) {
          (blocked_before && !heal_waits_for_blocked_);
 }
 
-Buffers& Group::Begin() {
-  if (!holds_) {
-    SendBuffer().Zero();
+Buffers& Group::Begin(const Decision& decision) {
+  if (decision.begin_part == 0) {
+    active_ = decision.active;
+    stale_ = decision.stale;
+    sole_ = decision.sole;
+    in_round_ = decision.active.Has(rank_);
+    SendBuffer();
+    round_ = std::move(send_);
+    round_holds_.assign(layout_->parts(), holds_);
+    holds_ = false;
+    if (in_round_) {
+      Move(arrived_);
+    }
   }
-  return *send_;
+  for (int part = decision.begin_part; part < decision.end_part; ++part) {
+    if (!round_holds_[part]) {
+      round_->Zero(part, part + 1);
+    }
+  }
+  return *round_;
 }
 
 void Group::Count(const Decision& decision) {
   ++stats_.rounds;
   const bool active =
       decision.kind == Kind::kRound && decision.active.Has(rank_);
-  ++(active ? stats_.fresh : holds_ ? stats_.stale : stats_.null);
+  ++(active ? stats_.fresh
+            : round_holds_.front() ? stats_.stale : stats_.null);
   if (decision.kind == Kind::kFlush) {
     ++stats_.flushes;
   } else {
@@ -341,14 +448,25 @@ std::vector<std::shared_ptr<Round>> Group::TakePending() {
 }
 
 void Group::Finish(const Decision& decision, std::vector<Completion>& done) {
+  part_ = decision.end_part;
+  stats_.parts += decision.end_part - decision.begin_part;
+  if (part_ < layout_->parts()) {
+    return;
+  }
+  part_ = 0;
   Count(decision);
   auto round = std::make_shared<Round>();
   round->index = next_round_++;
   round->active = decision.active.ToVector();
   round->flush = decision.kind == Kind::kFlush;
   round->empty = decision.empty;
-  round->result = std::move(send_);
-  holds_ = false;
+  round->result = std::move(round_);
+  const bool active = in_round_;
+  in_round_ = false;
+  if (active && Incomplete()) {
+    spent_ = true;
+    ++stats_.cut_short;
+  }
 
   const bool heals =
       decision.heal ||
@@ -362,7 +480,9 @@ void Group::Finish(const Decision& decision, std::vector<Completion>& done) {
   if (retired_) {
     return;
   }
-  if (submission_ != 0) {
+  // Who was not there in time when it began has waited for its end.
+  if (submission_ != 0 && (active || !WaitsWithPending())) {
+    stats_.late += active ? 0 : 1;
     // It may have waited with pending rounds for a heal.
     pending_.push_back(std::move(round));
     done.push_back(Answer(submission_));

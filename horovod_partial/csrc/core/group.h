@@ -69,8 +69,12 @@ struct Request {
 
   Ticket ticket = 0;
   Type type = kSubmit;
-  // kSubmit: a pointer for each tensor, valid until the completion.
+  // kSubmit: a pointer for each tensor, valid until the completion. A
+  // submission in parts is several requests, each with the tensors of the next
+  // parts from `first` on. Only the last of them has a ticket, and its
+  // completion is the submission's.
   std::vector<const void*> tensors;
+  size_t first = 0;
   // kSubmit: how long the application took for it, if it is known; else 0.
   double step_seconds = 0;
   // kSubmit, kFlush: the send buffer of a checkpoint (Buffers::Save), to carry
@@ -81,6 +85,12 @@ struct Request {
   Hash hash{};
   std::shared_ptr<const std::string> replica;
 };
+
+// Whether a request is a submission, or the last one of its parts.
+inline bool Submits(const GroupSpec& spec, const Request& request) {
+  return request.type == Request::kSubmit &&
+         request.first + request.tensors.size() >= spec.tensors.size();
+}
 
 // Where a rank's application stands, as far as one group is concerned.
 struct Standing {
@@ -102,6 +112,8 @@ struct Stats {
   int64_t largest_staleness = 0; // most rounds that a submission found pending
   int64_t staleness_sum = 0;     // over `staleness_count` submissions
   int64_t staleness_count = 0;
+  int64_t parts = 0;     // of rounds, reduced one after the other
+  int64_t cut_short = 0; // submissions that were not there to the end of a round
 };
 
 // One group on one rank: what it holds, what it says in the exchange, and what
@@ -124,6 +136,17 @@ public:
   Tuner* tuner() { return tuner_.get(); }
   const Tuner* tuner() const { return tuner_.get(); }
   const Buffers& send_buffer() const { return *send_; } // holds()
+  // A round has begun, and is not over.
+  bool in_round() const { return round_ != nullptr; }
+  // The bits of the exchange that are this group's, per rank.
+  int says() const { return spec_.Parts() > 1 ? kSays : kSays - kSaysOfParts; }
+  // The tensors, from the first one on, of a submission that is not there as a
+  // whole and in no buffer yet.
+  std::vector<const void*> staged() const;
+  // A round's next part is this rank's to submit.
+  bool holds_up() const {
+    return in_round_ && submission_ == 0 && arrived_ <= part_;
+  }
   const std::deque<std::shared_ptr<Round>>& receive_queue() const {
     return pending_;
   }
@@ -146,10 +169,11 @@ public:
   // Whether there may be fewer of them then: the same on every rank.
   bool Heed(const View& view);
 
-  // A round or a flush that was decided. Begin gives the send buffer (zeros
-  // for a null contribution), which becomes the sum of all ranks' in place,
-  // unless the decision says empty. Finish ends the round.
-  Buffers& Begin();
+  // A round or a flush that was decided, or some parts of it. Begin gives what
+  // was the send buffer (zeros for a null contribution), of which the parts
+  // that go become the sum of all ranks' in place, unless the decision says
+  // empty. Finish, after the last part, ends the round.
+  Buffers& Begin(const Decision& decision);
   void Finish(const Decision& decision, std::vector<Completion>& done);
 
   // The check of a flush: this rank's hash (zeros when it takes no part), and
@@ -172,9 +196,24 @@ private:
   bool Excused(const Standing& standing) const;
   bool Apart(const Standing& standing) const;
   bool Needed() const;
+  // A submission in parts of which some have come, and more are to come.
+  bool Incomplete() const { return !tensors_.empty(); }
+  // An incomplete submission's rank waits for others. A round does not wait
+  // for the parts to come.
+  bool CutShort(const Standing& standing) const;
+  bool Ready(const Standing& standing) const;
+  // A submission that finds pending rounds does not return with them at once.
+  bool WaitsWithPending() const;
+  void Submit(const Request& request, std::vector<Completion>& done);
+  void EndSubmission(Ticket ticket, std::vector<Completion>& done);
+  // Puts parts of the submission, from the first one that is in no buffer up to
+  // `end`, into the round under way or the send buffer.
+  void Move(int end);
+  std::vector<const void*> TensorsOf(int begin, int end) const;
+  void AddToRound(int part);
   // The send buffer; where it holds nothing, with any values.
   Buffers& SendBuffer();
-  void AddToSendBuffer(const std::vector<const void*>& tensors);
+  void AddToSendBuffer(int begin, int end);
   void Restore(const Request& request);
   void Enqueue(std::shared_ptr<Round> round);
   void MergeOldest();
@@ -194,10 +233,21 @@ private:
   // comes with the next submission.
   std::shared_ptr<Buffers> send_;
   bool holds_ = false;
+  std::shared_ptr<Buffers> round_; // under way; else nullptr
+  std::vector<bool> round_holds_;  // by part; where not, it has any values
+  int part_ = 0; // the next one of it
+  RankSet active_, stale_;
+  int sole_ = -1;
   std::deque<std::shared_ptr<Round>> pending_;
   int64_t pending_rounds_ = 0;
 
-  Ticket submission_ = 0; // ready
+  Ticket submission_ = 0; // whole, and waits for a round
+  // An incomplete submission: what has come of it.
+  std::vector<const void*> tensors_;
+  int arrived_ = 0; // parts
+  int moved_ = 0;   // of these, in a buffer
+  bool in_round_ = false; // the submission is part of the round under way
+  bool spent_ = false;    // or was of one that ended before its last part came
   Ticket flush_ = 0;      // in flush(), or in join() with `listens_`
   bool listens_ = false;
   bool serves_ = false; // in join(), the application applies this group's rounds

@@ -138,8 +138,11 @@ void Member::Ask(const std::string& name,
     return;
   }
   for (const auto& other : held) {
-    if (other.request.type == Request::kSubmit &&
+    if (other.spec && Submits(*other.spec, other.request) &&
         request.type == Request::kSubmit) {
+      if (request.ticket == 0) {
+        return;
+      }
       Completion refusal;
       refusal.ticket = request.ticket;
       refusal.status = Completion::kDuplicate;
@@ -200,8 +203,8 @@ bool Member::Announces(const std::string& name) const {
   return held != held_.end() &&
          std::any_of(held->second.begin(), held->second.end(),
                      [](const Held& h) {
-                       return h.request.type == Request::kSubmit ||
-                              h.request.type == Request::kFlush;
+                       return h.request.type == Request::kFlush ||
+                              (h.spec && Submits(*h.spec, h.request));
                      });
 }
 
@@ -223,11 +226,12 @@ Standing Member::StandingFor(const Group& group) const {
 
 std::vector<uint64_t> Member::Snapshot(const AppState& app) {
   app_ = app;
-  const auto tuned = std::count_if(
-      groups_.begin(), groups_.end(),
-      [](const auto& group) { return group->tuner() != nullptr; });
-  BitWriter bits(HeadOf(size_) + groups_.size() * kSays * size_ +
-                 tuned * (kVerdictBits + size_ * kStepBits));
+  size_t length = HeadOf(size_);
+  for (const auto& group : groups_) {
+    length += group->says() * size_ +
+              (group->tuner() ? kVerdictBits + size_ * kStepBits : 0);
+  }
+  BitWriter bits(length);
   // Who joins or ends will not ask for what has failed.
   bits.Put(((app.joined || app.over) && UntoldOfAny(rank_)) ||
            std::any_of(held_.begin(), held_.end(), [this](const auto& entry) {
@@ -242,8 +246,9 @@ std::vector<uint64_t> Member::Snapshot(const AppState& app) {
   own(Ended());
   spoken_ = Speak();
   for (const auto& group : groups_) {
-    for (bool said : spoken_.groups.at(group->spec().name)) {
-      own(said);
+    const auto& said = spoken_.groups.at(group->spec().name);
+    for (int say = 0; say < group->says(); ++say) {
+      own(said[say]);
     }
   }
   for (const auto& group : groups_) {
@@ -268,7 +273,10 @@ Member::Spoken Member::Speak() const {
 }
 
 bool Member::Ended() const {
-  return app_.over && (app_.quiet || cycles_over_ >= kLastCycles);
+  // A round that has begun is brought to its end.
+  return app_.over && (app_.quiet || cycles_over_ >= kLastCycles) &&
+         std::none_of(groups_.begin(), groups_.end(),
+                      [](const auto& group) { return group->in_round(); });
 }
 
 void Member::EndCycle() { settled_ = Speak(); }
@@ -283,7 +291,8 @@ Want Member::WantOf(const Group& group, const std::array<bool, kSays>& now,
   const bool full = spec.policy.kind == PolicyKind::kFull;
   const bool unvetoes =
       !said(now, Say::kVeto) && said(before, Say::kVeto);
-  if (news(Say::kApart) || news(Say::kRetired) || (unvetoes && !full)) {
+  if (news(Say::kApart) || news(Say::kRetired) || news(Say::kNext) ||
+      (unvetoes && !full)) {
     return Want::kNow;
   }
   auto found = views_.find(spec.name);
@@ -387,9 +396,10 @@ void Member::Resolve(const std::vector<uint64_t>& words) {
   ended_ = ended;
   std::vector<std::string> removed;
   std::vector<View> views(groups_.size(), View(size_));
-  for (auto& view : views) {
-    for (auto& set : view.sets) {
-      set = bits.GetSet(size_);
+  for (size_t i = 0; i < groups_.size(); ++i) {
+    View& view = views[i];
+    for (int say = 0; say < groups_[i]->says(); ++say) {
+      view.sets[say] = bits.GetSet(size_);
     }
     view.ended = ended_;
   }
@@ -418,6 +428,10 @@ void Member::Resolve(const std::vector<uint64_t>& words) {
                    decision.kind == Kind::kTransfer || decision.heal ||
                    (decision.kind == Kind::kRound &&
                     !view[Say::kCaller].Empty());
+      // Nor one in parts while it goes on, but what others said meanwhile
+      // counts once it is over.
+      follow_up_ = follow_up_ || decision.begin_part > 0 ||
+                   decision.end_part < group->spec().Parts();
     }
     views_.insert_or_assign(name, std::move(view));
     last_.insert_or_assign(name, std::move(decision));
@@ -457,7 +471,7 @@ std::string Member::Announcements() {
     bool submits = false;
     std::shared_ptr<const GroupSpec> spec;
     for (const auto& held : held_.at(name)) {
-      submits = submits || held.request.type == Request::kSubmit;
+      submits = submits || (held.spec && Submits(*held.spec, held.request));
       spec = spec ? spec : held.spec;
     }
     out.String(name);
@@ -617,8 +631,11 @@ bool Member::Settle(const std::string& name,
                                "' as every rank knows it: that cannot be");
     }
     const View& view = views_.at(name);
-    Fail(name, message,
-         announcers | view[Say::kReady] | view[Say::kCaller]);
+    RankSet submitted = view[Say::kReady];
+    if (group->spec().Parts() > 1) {
+      submitted = submitted & view[Say::kWhole]; // others have no request yet
+    }
+    Fail(name, message, announcers | submitted | view[Say::kCaller]);
     return true;
   }
 
@@ -674,7 +691,13 @@ void Member::Create(const std::string& name, const GroupSpec& spec,
     auto requests = std::move(held->second);
     held_.erase(held);
     for (auto& entry : requests) {
-      group->Take(entry.request, completed_);
+      // The first parts of a submission have not been announced.
+      if (entry.request.type == Request::kSubmit && entry.spec &&
+          !Mismatch(spec, 0, *entry.spec, rank_).empty()) {
+        held_[name].push_back(std::move(entry));
+      } else {
+        group->Take(entry.request, completed_);
+      }
     }
   }
   if (!submitters.Empty()) {
@@ -683,6 +706,7 @@ void Member::Create(const std::string& name, const GroupSpec& spec,
     decision.active = submitters;
     decision.stale = RankSet(size_);
     decision.participants = RankSet::All(size_);
+    decision.end_part = spec.Parts();
     actions_.push_back({group, decision});
   }
 }
@@ -691,6 +715,9 @@ void Member::RefuseHeld(const std::string& name, const std::string& message) {
   auto held = held_.find(name);
   if (held != held_.end()) {
     for (const auto& entry : held->second) {
+      if (entry.request.ticket == 0) {
+        continue; // part of a submission: its last one has the ticket
+      }
       Completion refusal;
       refusal.ticket = entry.request.ticket;
       refusal.status = Completion::kInvalid;
@@ -706,7 +733,7 @@ void Member::Remove(const std::string& name, const std::string& message) {
   auto group = Find(name);
   if (group) {
     group->Fail(Completion::kInvalid, message, completed_);
-    if (group->holds()) {
+    if (group->holds() || !group->staged().empty()) {
       left_.push_back(name);
     }
     groups_.erase(std::find(groups_.begin(), groups_.end(), group));

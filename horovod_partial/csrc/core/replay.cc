@@ -138,7 +138,7 @@ private:
       tuner->NoteRound(setting_.round_seconds);
     }
     for (int rank = 0; rank < size_; ++rank) {
-      groups_[rank]->Begin();
+      groups_[rank]->Begin(decision);
       groups_[rank]->Finish(decision, done_);
       if (!done_.empty()) { // active
         waited_ += now_ - submitted_[rank];
@@ -183,7 +183,7 @@ private:
     Standing standing;
     standing.waits = standing.blocked = true;
     const auto says = groups_[rank]->Speak(standing);
-    for (int say = 0; say < kSays; ++say) {
+    for (int say = 0; say < groups_[rank]->says(); ++say) {
       if (says[say]) {
         view_.sets[say].Add(rank);
       } else {

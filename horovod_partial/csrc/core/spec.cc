@@ -39,6 +39,14 @@ template <typename T> std::string Text(const T& value) {
   return out.str();
 }
 
+std::string PartsText(const GroupSpec& spec) {
+  std::string text;
+  for (int32_t count : spec.parts) {
+    text += (text.empty() ? "" : " + ") + Text(count);
+  }
+  return text.empty() ? "one" : text + " tensors";
+}
+
 } // namespace
 
 const char* DTypeName(DType dtype) {
@@ -103,6 +111,19 @@ void GroupSpec::Validate() const {
     throw std::invalid_argument("resync_every=" + Text(resync_every) +
                                 " must be at least 1, or None for never");
   }
+  int64_t in_parts = 0;
+  for (int32_t count : parts) {
+    if (count < 1) {
+      throw std::invalid_argument("group '" + name + "' has a part of " +
+                                  Text(count) + " tensors: give at least one");
+    }
+    in_parts += count;
+  }
+  if (!parts.empty() && in_parts != static_cast<int64_t>(tensors.size())) {
+    throw std::invalid_argument(
+        "group '" + name + "' has " + Text(tensors.size()) +
+        " tensors, but " + Text(in_parts) + " in its parts");
+  }
   constexpr int64_t most = std::numeric_limits<int64_t>::max() / 16;
   int64_t total = 0;
   for (const auto& tensor : tensors) {
@@ -144,6 +165,10 @@ std::string GroupSpec::Serialize() const {
       out.Number(dim);
     }
   }
+  out.Number(static_cast<uint32_t>(parts.size()));
+  for (int32_t count : parts) {
+    out.Number(count);
+  }
   return out.Take();
 }
 
@@ -172,6 +197,10 @@ GroupSpec GroupSpec::Parse(const std::string& bytes) {
       tensor.shape.push_back(in.Number<int64_t>());
     }
     spec.tensors.push_back(std::move(tensor));
+  }
+  const uint32_t parts = in.Count(sizeof(int32_t));
+  for (uint32_t i = 0; i < parts; ++i) {
+    spec.parts.push_back(in.Number<int32_t>());
   }
   in.End();
   spec.Validate();
@@ -226,6 +255,10 @@ std::string Mismatch(const GroupSpec& a, int rank_a, const GroupSpec& b,
       return differ("tensor " + std::to_string(i), TensorText(a.tensors[i]),
                     TensorText(b.tensors[i]));
     }
+  }
+  if (a.parts != b.parts) {
+    return differ("the parts that gradients come in (bucket_cap_mb)",
+                  PartsText(a), PartsText(b));
   }
   return "";
 }

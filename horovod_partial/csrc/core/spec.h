@@ -61,6 +61,13 @@ struct GroupSpec {
   CatchUp catch_up = CatchUp::kReplay;
   int64_t resync_every = 0; // rounds; 0: never
   Healing healing = Healing::kNever;
+  // How many tensors each part has, in the order of the tensors, when
+  // submissions come in parts; empty: they come whole.
+  std::vector<int32_t> parts;
+
+  int Parts() const {
+    return parts.empty() ? 1 : static_cast<int>(parts.size());
+  }
 
   // Throws std::invalid_argument that names the field, its value and what is
   // allowed.

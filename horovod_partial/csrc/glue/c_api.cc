@@ -84,7 +84,8 @@ int64_t horovod_partial_define(const char* name, int tensors,
                                int average, double prescale, double postscale,
                                const char* policy, uint64_t seed,
                                int64_t staleness_bound, const char* catch_up,
-                               int64_t resync_every, int healing) {
+                               int64_t resync_every, int healing, int parts,
+                               const int* part_sizes) {
   return Guarded([&]() -> int64_t {
     auto spec = std::make_shared<GroupSpec>();
     spec->name = name;
@@ -105,6 +106,7 @@ int64_t horovod_partial_define(const char* name, int tensors,
     spec->catch_up = ParseCatchUp(catch_up);
     spec->resync_every = resync_every;
     spec->healing = static_cast<Healing>(healing);
+    spec->parts.assign(part_sizes, part_sizes + parts);
     spec->Validate();
     std::lock_guard<std::mutex> guard(specs_mutex);
     specs[++last_spec] = std::move(spec);
@@ -117,8 +119,9 @@ void horovod_partial_undefine(int64_t spec) {
   specs.erase(spec);
 }
 
+// The request's ticket; 0 for parts of a submission that are not its last.
 int64_t horovod_partial_ask(int process_set_id, const char* group,
-                            int64_t spec, int type, int tensors,
+                            int64_t spec, int type, int first, int tensors,
                             const void* const* data, int drifted,
                             const uint64_t* hash, const char* bytes,
                             int64_t length) {
@@ -126,6 +129,7 @@ int64_t horovod_partial_ask(int process_set_id, const char* group,
     Request request;
     request.type = static_cast<Request::Type>(type);
     request.tensors.assign(data, data + tensors);
+    request.first = first;
     request.drifted = drifted != 0;
     if (hash != nullptr) {
       request.hash = {hash[0], hash[1]};

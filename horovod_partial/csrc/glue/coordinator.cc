@@ -114,8 +114,8 @@ const char* const Coordinator::kStatNames[] = {
     "stale",         "null",             "late",
     "merged",        "heals",            "pending",
     "active_sum",    "max_staleness",    "staleness_sum",
-    "staleness_count", "holds",          "wait_seconds",
-    "k"};
+    "staleness_count", "holds",          "parts",
+    "cut_short",     "wait_seconds",     "k"};
 const int Coordinator::kStats =
     sizeof(Coordinator::kStatNames) / sizeof(Coordinator::kStatNames[0]);
 
@@ -275,6 +275,9 @@ void Coordinator::Impl::RecordNegotiations() {
   for (const auto& group : member->groups()) {
     const std::string& name = group->spec().name;
     const View& view = member->LastView(name);
+    if (view.part > 0) {
+      continue; // who takes part in the round is settled
+    }
     const RankSet& ready = view[Say::kReady];
     const RankSet late = view[Say::kHolds] - ready;
     if (ready.Empty() && late.Empty()) {
@@ -307,10 +310,10 @@ void Coordinator::Impl::RecordNegotiations() {
 }
 
 void Coordinator::Impl::RecordAction(const Action& action) {
-  if (!timeline->Initialized()) {
+  const Decision& decision = action.decision;
+  if (!timeline->Initialized() || decision.begin_part > 0) {
     return;
   }
-  const Decision& decision = action.decision;
   const Group& group = *action.group;
   std::string args =
       "\"round\": " + std::to_string(group.next_round()) + ", ";
@@ -452,7 +455,7 @@ void Coordinator::Impl::Perform(const Action& action,
     {
       std::lock_guard<std::mutex> guard(member_mutex);
       in_round = true;
-      buffers = &group.Begin();
+      buffers = &group.Begin(action.decision);
     }
     if (!action.decision.empty) {
       Reduce(action, *buffers, process_set_id, perform);
@@ -490,7 +493,7 @@ void Coordinator::Impl::Perform(const Action& action,
   }
 }
 
-// In place. Where one rank alone contributes, its tensors are sent to the
+// In place, the parts that go. Where one rank alone contributes, its tensors are sent to the
 // others, which costs half of adding zeros to them.
 void Coordinator::Impl::Reduce(const Action& action, Buffers& buffers,
                                int process_set_id,
@@ -499,12 +502,14 @@ void Coordinator::Impl::Reduce(const Action& action, Buffers& buffers,
   const Layout& layout = action.group->layout();
   const bool average = spec.op == ReduceOp::kAverage;
   const bool broadcasts = action.decision.sole >= 0;
+  const int begin = action.decision.begin_part;
+  const int end = action.decision.end_part;
   for (int b = 0; b < layout.buffers(); ++b) {
     const DType storage = layout.storage(b);
     auto* data = static_cast<char*>(buffers.data(b));
-    for (int64_t at = 0; at < layout.elements(b); at += kMostElements) {
-      const int64_t elements =
-          std::min(kMostElements, layout.elements(b) - at);
+    const auto span = layout.PartsIn(b, begin, end);
+    for (int64_t at = span.begin; at < span.end; at += kMostElements) {
+      const int64_t elements = std::min(kMostElements, span.end - at);
       hvd::TensorTableEntry entry;
       entry.tensor_name = RowOf(*action.group);
       entry.tensor = entry.output = std::make_shared<FlatTensor>(
@@ -534,7 +539,7 @@ void Coordinator::Impl::Reduce(const Action& action, Buffers& buffers,
     for (double factor : {spec.prescale,
                           spec.postscale / (average ? member->size() : 1)}) {
       if (factor != 1.0) {
-        buffers.Scale(factor);
+        buffers.Scale(factor, begin, end);
       }
     }
   }
@@ -563,7 +568,7 @@ void Coordinator::Finalize(const std::string& message) {
   if (impl.member) {
     left = impl.member->left();
     for (const auto& group : impl.member->groups()) {
-      if (group->holds()) {
+      if (group->holds() || !group->staged().empty()) {
         left.push_back(group->spec().name);
       }
     }
@@ -593,12 +598,14 @@ Ticket Coordinator::Ask(const std::string& group,
   if (!alive()) {
     throw std::runtime_error(hvd::SHUT_DOWN_ERROR.reason());
   }
+  const bool submission = request.type == Request::kSubmit;
   const double step = Application::Get().TakeStep(this, group);
-  if (request.type == Request::kSubmit) {
+  if (submission) {
     request.step_seconds = step; // what comes until a flush is no step
   }
-  request.ticket = Application::Get().Open(
-      this, group, request.type == Request::kSubmit);
+  if (!submission || !spec || Submits(*spec, request)) {
+    request.ticket = Application::Get().Open(this, group, submission);
+  }
   const Ticket ticket = request.ticket;
   impl.inbox.push_back({group, std::move(spec), std::move(request)});
   Alarm::Get().Ring(Alarm::kPartial);
@@ -627,6 +634,8 @@ bool Coordinator::Stats(const std::string& name,
              static_cast<double>(s.staleness_sum),
              static_cast<double>(s.staleness_count),
              group->holds() ? 1.0 : 0.0,
+             static_cast<double>(s.parts),
+             static_cast<double>(s.cut_short),
              Application::Get().WaitSeconds(this, name),
              static_cast<double>(group->tuner() ? group->tuner()->k() : 0)};
   return true;
@@ -648,7 +657,21 @@ Coordinator::SpecOf(const std::string& name) const {
 
 bool Coordinator::Save(const std::string& name, Saved* saved) const {
   std::unique_lock<std::mutex> lock(impl_->member_mutex);
+  auto over = [this, &name] {
+    if (impl_->in_round) {
+      return false;
+    }
+    auto known = impl_->member ? impl_->member->Find(name) : nullptr;
+    return !known || !known->in_round();
+  };
   impl_->round_over.wait(lock, [this] { return !impl_->in_round; });
+  if (!over()) {
+    // A round in parts may wait for parts that this rank is to submit.
+    lock.unlock();
+    Application::Elsewhere waits;
+    lock.lock();
+    impl_->round_over.wait(lock, over);
+  }
   auto group = impl_->member ? impl_->member->Find(name) : nullptr;
   if (!group) {
     return false;

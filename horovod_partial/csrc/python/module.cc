@@ -47,16 +47,20 @@ py::dict DecideForPython(const std::string& policy, int size,
                          const std::map<std::string, std::vector<int>>& says,
                          const std::vector<int>& ended, int64_t round,
                          int64_t last_heal, int64_t resync_every, Healing healing,
-                         uint64_t seed, int k) {
+                         uint64_t seed, int k,
+                         const std::vector<int32_t>& parts, int part,
+                         const std::vector<int>& active) {
   static const char* names[kSays] = {
       "veto",     "ready",  "excused", "drifted", "merged",  "blocked",
-      "holds",    "flushing", "caller", "apart",   "retired", "synced"};
+      "holds",    "flushing", "caller", "apart",   "retired", "synced",
+      "next",     "whole"};
   GroupSpec spec;
   spec.name = "group";
   spec.policy = ParsePolicy(policy);
   spec.seed = seed;
   spec.resync_every = resync_every;
   spec.healing = healing;
+  spec.parts = parts;
   View view(size);
   for (const auto& entry : says) {
     int which = 0;
@@ -72,6 +76,8 @@ py::dict DecideForPython(const std::string& policy, int size,
   view.round = round;
   view.last_heal = last_heal;
   view.k = k;
+  view.part = part;
+  view.active = SetOf(active, size);
   const Decision decision = Decide(spec, view);
   static const char* kinds[] = {"wait",  "round",    "flush",
                                 "check", "transfer", "remove"};
@@ -84,6 +90,8 @@ py::dict DecideForPython(const std::string& policy, int size,
   result["root"] = decision.root;
   result["waited_for"] = decision.waited_for.ToVector();
   result["stale"] = decision.stale.ToVector();
+  result["parts"] =
+      py::make_tuple(decision.begin_part, decision.end_part);
   result["text"] = decision.kind == Kind::kWait
                        ? Explain(spec, view, decision)
                        : decision.ToString();
@@ -116,7 +124,7 @@ public:
     decision.kind = Kind::kRound;
     decision.active = SetOf(active, size_);
     decision.participants = RankSet::All(size_);
-    Buffers& buffers = group_.Begin();
+    Buffers& buffers = group_.Begin(decision);
     std::vector<double> sum(elements_);
     buffers.CopyOut({sum.data()});
     for (int i = 0; i < elements_; ++i) {
@@ -232,6 +240,8 @@ PYBIND11_MODULE(_core, m) {
         py::arg("round") = 0, py::arg("last_heal") = 0,
         py::arg("resync_every") = 0, py::arg("healing") = Healing::kNever,
         py::arg("seed") = 0, py::arg("k") = 1,
+        py::arg("parts") = std::vector<int32_t>(), py::arg("part") = 0,
+        py::arg("active") = std::vector<int>(),
         "What the ranks decide when `says` maps veto, ready, excused, ... to "
         "the ranks that say so.");
   m.def("add_sixteen_bits", &AddSixteenBits, py::arg("dtype"), py::arg("a"),
@@ -393,18 +403,20 @@ PYBIND11_MODULE(_core, m) {
       .def_readonly("merged", &sim::Outcome::merged)
       .def_readonly("heals", &sim::Outcome::heals)
       .def_readonly("changes", &sim::Outcome::changes)
+      .def_readonly("in_parts", &sim::Outcome::in_parts)
+      .def_readonly("cut_short", &sim::Outcome::cut_short)
       .def_readonly("mean_active", &sim::Outcome::mean_active);
   py::class_<sim::GroupSetting>(simulation, "Group")
       .def(py::init([](const std::string& name, const std::string& policy,
                        int bound, const std::string& catch_up,
-                       int resync_every, Healing healing) {
-             return sim::GroupSetting{name,     policy,       bound,
-                                      catch_up, resync_every, healing};
+                       int resync_every, Healing healing, int parts) {
+             return sim::GroupSetting{name,         policy,  bound, catch_up,
+                                      resync_every, healing, parts};
            }),
            py::arg("name"), py::arg("policy") = "majority",
            py::arg("staleness_bound") = 8, py::arg("catch_up") = "replay",
            py::arg("resync_every") = 0,
-           py::arg("healing") = Healing::kInRounds);
+           py::arg("healing") = Healing::kInRounds, py::arg("parts") = 1);
   py::enum_<sim::Fault>(simulation, "Fault")
       .value("NONE", sim::Fault::kNone)
       .value("LOSE_STALE", sim::Fault::kLoseStale)
@@ -412,7 +424,8 @@ PYBIND11_MODULE(_core, m) {
       .value("MISSING_EXCUSE", sim::Fault::kMissingExcuse)
       .value("IGNORE_BOUND", sim::Fault::kIgnoreBound)
       .value("NO_FOLLOW_UP", sim::Fault::kNoFollowUp)
-      .value("LATE_CHANGE", sim::Fault::kLateChange);
+      .value("LATE_CHANGE", sim::Fault::kLateChange)
+      .value("NO_CUT_SHORT", sim::Fault::kNoCutShort);
   simulation.def(
       "run",
       [](const std::vector<sim::GroupSetting>& groups,

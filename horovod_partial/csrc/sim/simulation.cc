@@ -19,7 +19,8 @@ namespace horovod_partial {
 namespace sim {
 namespace {
 
-constexpr int kElements = 2;
+constexpr int kTensors = 3; // of two elements each
+constexpr int kElements = 2 * kTensors;
 constexpr int64_t kMostCycles = 200000;
 // Cycles in which nothing at all happens, after which nothing ever will: the
 // longest chain of "as of the last exchange" is shorter.
@@ -30,6 +31,22 @@ struct Violation : std::runtime_error {
 };
 
 using Values = std::array<double, kElements>;
+
+// The tensors in values, from the given one on.
+std::vector<const void*> TensorsOf(const Values& values, int first = 0) {
+  std::vector<const void*> tensors;
+  for (int t = first; t < kTensors; ++t) {
+    tensors.push_back(&values[2 * t]);
+  }
+  return tensors;
+}
+
+// Tensors per part.
+std::vector<int32_t> PartsOf(int parts) {
+  std::vector<int32_t> sizes(parts, 1);
+  sizes.front() += kTensors - parts;
+  return parts > 1 ? sizes : std::vector<int32_t>();
+}
 
 // Reproducible on every machine, which std::uniform_int_distribution is not.
 class Random {
@@ -44,7 +61,11 @@ private:
 
 Values ValuesOf(const Buffers& buffers) {
   Values values;
-  buffers.CopyOut({values.data()});
+  std::vector<void*> tensors;
+  for (int t = 0; t < kTensors; ++t) {
+    tensors.push_back(&values[2 * t]);
+  }
+  buffers.CopyOut(tensors);
   return values;
 }
 
@@ -58,12 +79,29 @@ uint64_t Scramble(uint64_t state, const Values& values) {
   return state;
 }
 
+// Whether a program waits, or ends, in the middle of a submission.
+bool Interrupts(const std::vector<Op>& program, const std::string& group) {
+  bool incomplete = false;
+  for (const Op& op : program) {
+    if (op.what == group && (op.type == Op::kPart || op.type == Op::kSubmit)) {
+      incomplete = op.type == Op::kPart;
+    } else if (incomplete && op.type != Op::kCompute && op.type != Op::kPart &&
+               op.type != Op::kSubmit && op.type != Op::kStart) {
+      return true;
+    }
+  }
+  return incomplete;
+}
+
 // What has been executed in one group, as the network saw it.
 struct GroupLog {
   GroupSetting setting;
   std::shared_ptr<const GroupSpec> spec;
   Values submitted{};
   std::vector<Values> results;  // per round
+  bool under_way = false;       // the last one is not over
+  // No rank waits in the middle of a submission.
+  bool uninterrupted = true;
   std::vector<uint64_t> states; // replica after each flush, by round; 0: none
   int64_t flushes = 0;
   int64_t active_sum = 0;
@@ -94,6 +132,8 @@ public:
   // A look at what the application did; what it makes of a next cycle.
   Want Stir();
   void Deliver();
+  // Where this rank says something of a group in the exchange.
+  size_t BitOf(const Group& group, Say say) const;
   std::string Where() const { return where_; }
 
   // What the background thread knows.
@@ -128,6 +168,7 @@ private:
 
   Ticket Ask(const std::string& name, Request request,
              std::shared_ptr<const GroupSpec> spec = nullptr);
+  void Submit(const std::string& name, bool all);
   bool Done(Ticket ticket) const { return answers_.count(ticket) != 0; }
   Task Await(Ticket ticket, bool blocked, std::string where);
   Task Main();
@@ -172,6 +213,7 @@ private:
   std::map<Ticket, Completion> answers_;
   std::map<std::string, Ticket> submission_;
   std::map<std::string, Values> gradient_;
+  std::map<std::string, int> handed_in_; // tensors of it; 0: none or all
   std::map<std::string, uint64_t> state_;
   Ticket last_ticket_ = 0;
 };
@@ -185,7 +227,10 @@ public:
       log.setting = group;
       GroupSpec spec;
       spec.name = group.name;
-      spec.tensors = {{"values", DType::kFloat64, {kElements}}};
+      for (int t = 0; t < kTensors; ++t) {
+        spec.tensors.push_back({std::to_string(t), DType::kFloat64, {2}});
+      }
+      spec.parts = PartsOf(group.parts);
       spec.op = ReduceOp::kSum;
       spec.policy = ParsePolicy(group.policy);
       spec.seed = setting.seed;
@@ -199,6 +244,9 @@ public:
       // Over the wire and back, as ranks send it.
       log.spec =
           std::make_shared<const GroupSpec>(GroupSpec::Parse(spec.Serialize()));
+      for (const auto& program : setting.programs) {
+        log.uninterrupted = log.uninterrupted && !Interrupts(program, group.name);
+      }
       logs.emplace(group.name, std::move(log));
     }
     for (int rank = 0; rank < setting.size; ++rank) {
@@ -220,12 +268,13 @@ public:
 
   Fault fault() const { return setting_.fault; }
   int size() const { return setting_.size; }
-  Values Gradient(const std::string& name, int rank) {
-    Values values{static_cast<double>(1 + random_.Below(1000)),
-                  static_cast<double>(uint64_t{1} << rank)};
-    auto& log = logs.at(name);
-    for (int i = 0; i < kElements; ++i) {
-      log.submitted[i] += values[i];
+  Values Gradient(int rank) {
+    const auto random = static_cast<double>(1 + random_.Below(1000));
+    Values values;
+    for (int t = 0; t < kTensors; ++t) {
+      values[2 * t] = random + t;
+      // For at most 16 ranks, each with seven submissions in a round.
+      values[2 * t + 1] = static_cast<double>(uint64_t{1} << (3 * rank));
     }
     return values;
   }
@@ -268,6 +317,7 @@ private:
   bool happened_ = true; // anything in this cycle
   int idle_ = 0;
   int64_t cycle_ = 0;
+  int64_t in_parts_ = 0; // rounds
 
   std::vector<uint64_t> words_;
   std::vector<std::string> messages_;
@@ -285,6 +335,41 @@ Ticket Rank::Ask(const std::string& name, Request request,
   request.ticket = ++last_ticket_;
   inbox_.push_back({name, request, std::move(spec)});
   return last_ticket_;
+}
+
+// Hands in the next part of a gradient, or all that is left of it.
+void Rank::Submit(const std::string& name, bool all) {
+  auto& log = world_.logs.at(name);
+  int& first = handed_in_[name];
+  if (first == 0) {
+    gradient_[name] = world_.Gradient(rank_);
+  }
+  const Values& gradient = gradient_[name];
+  Request request;
+  request.tensors = TensorsOf(gradient, first);
+  request.first = first;
+  request.step_seconds = 1 + rank_;
+  if (!all) {
+    int count = 0;
+    for (int32_t size : log.spec->parts) {
+      count += size;
+      if (count > first) {
+        break;
+      }
+    }
+    request.tensors.resize(count - first);
+  }
+  const int end = first + static_cast<int>(request.tensors.size());
+  for (int e = 2 * first; e < 2 * end; ++e) {
+    log.submitted[e] += gradient[e];
+  }
+  if (all) {
+    first = 0;
+    submission_[name] = Ask(name, request);
+  } else {
+    first = end;
+    inbox_.push_back({name, request, nullptr});
+  }
 }
 
 Task Rank::Await(Ticket ticket, bool blocked, std::string where) {
@@ -311,6 +396,12 @@ void Rank::Apply(const std::string& name,
                   " comes next");
     }
     expected[name] = round->index + 1;
+    if (log.under_way &&
+        round->index + 1 == static_cast<int64_t>(log.results.size())) {
+      world_.Fail("atomic: rank " + std::to_string(rank_) + " got round " +
+                  std::to_string(round->index) + " of " + name +
+                  " before it was over");
+    }
     Values sum = log.results.at(round->index);
     if (log.spec->catch_up != CatchUp::kLatest) {
       for (int64_t i = first; i < round->index; ++i) {
@@ -472,7 +563,7 @@ Ticket Rank::AskMistaken(const std::string& name) {
   Request request;
   request.type = rank_ % 2 == 0 ? Request::kSubmit : Request::kFlush;
   if (request.type == Request::kSubmit) {
-    request.tensors = {gradient_[name].data()};
+    request.tensors = TensorsOf(gradient_[name]);
   }
   return Ask(name, request,
              std::make_shared<const GroupSpec>(std::move(spec)));
@@ -497,14 +588,12 @@ Task Rank::Main() {
         co_await Until(nullptr, "computes");
       }
       break;
-    case Op::kSubmit: {
-      gradient_[op.what] = world_.Gradient(op.what, rank_);
-      Request request;
-      request.tensors = {gradient_[op.what].data()};
-      request.step_seconds = 1 + rank_;
-      submission_[op.what] = Ask(op.what, request);
+    case Op::kSubmit:
+      Submit(op.what, true);
       break;
-    }
+    case Op::kPart:
+      Submit(op.what, false);
+      break;
     case Op::kWait:
       co_await Collect(op.what, true);
       break;
@@ -589,11 +678,31 @@ void Rank::TakeSnapshot() {
     }
   }
   words = member.Snapshot(app);
+  if (world_.fault() == Fault::kNoCutShort) {
+    for (const auto& group : member.groups()) {
+      if (group->holds_up()) {
+        const size_t at = BitOf(*group, Say::kNext);
+        words[at / 64] &= ~(uint64_t{1} << (at % 64));
+      }
+    }
+  }
   at_snapshot.clear();
   for (const auto& group : member.groups()) {
     at_snapshot[group->spec().name] = group->pending();
   }
   Deliver();
+}
+
+size_t Rank::BitOf(const Group& wanted, Say say) const {
+  const int size = member.size();
+  size_t at = Member::HeadOf(size);
+  for (const auto& group : member.groups()) {
+    if (group.get() == &wanted) {
+      break;
+    }
+    at += group->says() * size;
+  }
+  return at + static_cast<int>(say) * size + rank_;
 }
 
 Want Rank::Stir() {
@@ -650,7 +759,7 @@ void World::Step(int rank) {
     case Kind::kRound:
     case Kind::kFlush: {
       CheckBound(action);
-      buffers_[rank] = &action.group->Begin();
+      buffers_[rank] = &action.group->Begin(action.decision);
       break;
     }
     case Kind::kCheck:
@@ -743,7 +852,8 @@ void World::CompleteSynchronous() {
 void World::CheckBound(const Action& action) {
   const auto& name = action.group->spec().name;
   const auto& log = logs.at(name);
-  if (action.decision.kind != Kind::kRound || log.results.empty()) {
+  if (action.decision.kind != Kind::kRound || log.results.empty() ||
+      action.decision.begin_part > 0) {
     return;
   }
   const int64_t bound = log.setting.staleness_bound;
@@ -755,15 +865,8 @@ void World::CheckBound(const Action& action) {
     }
     // The excuse, read from the exchange itself: a rank may stay behind only
     // with its own consent.
-    const auto& groups = ranks_[r]->member.groups();
-    size_t at = Member::HeadOf(size());
-    for (const auto& group : groups) {
-      if (group == ranks_[r]->member.Find(name)) {
-        break;
-      }
-      at += kSays * size();
-    }
-    at += static_cast<int>(Say::kExcused) * size() + r;
+    const size_t at =
+        ranks_[r]->BitOf(*ranks_[r]->member.Find(name), Say::kExcused);
     if (((words_[at / 64] >> (at % 64)) & 1) == 0) {
       Fail("bound: a round of " + name + " starts past rank " +
            std::to_string(r) + ", which has " +
@@ -801,9 +904,34 @@ void World::Reduce() {
     return;
   }
   const std::string& name = action.group->spec().name;
+  auto& log = logs.at(name);
+  const Layout& layout = action.group->layout();
+  const auto begin =
+      static_cast<int>(2 * layout.PartBegin(action.decision.begin_part));
+  const auto end =
+      static_cast<int>(2 * layout.PartBegin(action.decision.end_part));
+  if (action.decision.begin_part == 0) {
+    if (log.under_way) {
+      Fail("atomic: a round of " + name + " begins in the middle of another");
+    }
+    if (action.group->next_round() !=
+        static_cast<int64_t>(log.results.size())) {
+      Fail("agreement: round " + std::to_string(action.group->next_round()) +
+           " of " + name + " comes after " +
+           std::to_string(log.results.size()) + " rounds");
+    }
+    log.results.push_back(Values{});
+    if (kind == Kind::kFlush) {
+      ++log.flushes;
+    } else {
+      log.active_sum += action.decision.active.Count();
+    }
+  }
   Values sum{};
   for (int r = 0; r < size(); ++r) {
-    const Values values = ValuesOf(*buffers_[r]);
+    Values values = ValuesOf(*buffers_[r]);
+    std::fill(values.begin(), values.begin() + begin, 0);
+    std::fill(values.begin() + end, values.end(), 0);
     if (action.decision.sole >= 0 && r != action.decision.sole &&
         values != Values{}) {
       Fail("conservation: rank " + std::to_string(r) + " contributes to a round of " +
@@ -821,20 +949,19 @@ void World::Reduce() {
   if (action.decision.empty && sum != Values{}) {
     Fail("conservation: an empty round of " + name + " has contributions");
   }
+  auto tensors = TensorsOf(sum, begin / 2);
+  tensors.resize((end - begin) / 2);
   for (Buffers* buffers : buffers_) {
-    buffers->CopyIn({sum.data()});
+    buffers->CopyIn(tensors, begin / 2);
   }
-  auto& log = logs.at(name);
-  if (action.group->next_round() != static_cast<int64_t>(log.results.size())) {
-    Fail("agreement: round " + std::to_string(action.group->next_round()) +
-         " of " + name + " comes after " +
-         std::to_string(log.results.size()) + " rounds");
-  }
-  log.results.push_back(sum);
-  if (kind == Kind::kFlush) {
-    ++log.flushes;
-  } else {
-    log.active_sum += action.decision.active.Count();
+  Values& result = log.results.back();
+  std::copy(sum.begin() + begin, sum.begin() + end, result.begin() + begin);
+  in_parts_ += end < kElements && !log.under_way ? 1 : 0;
+  log.under_way = end < kElements;
+  if (!log.under_way && log.uninterrupted &&
+      (result[1] != result[3] || result[1] != result[5])) {
+    Fail("atomic: round " + std::to_string(log.results.size() - 1) + " of " +
+         name + " carries a part of a submission only");
   }
 }
 
@@ -928,6 +1055,9 @@ void World::CheckEnd() {
   for (const auto& entry : logs) {
     const auto& name = entry.first;
     const auto& log = entry.second;
+    if (log.results.empty()) {
+      continue; // no submission came to its end
+    }
     Values sum{};
     for (const auto& result : log.results) {
       for (int e = 0; e < kElements; ++e) {
@@ -940,6 +1070,14 @@ void World::CheckEnd() {
         const Values held = ValuesOf(group->send_buffer());
         for (int e = 0; e < kElements; ++e) {
           sum[e] += held[e];
+        }
+      }
+      if (group) {
+        int element = 0;
+        for (const void* tensor : group->staged()) {
+          for (int e = 0; e < 2; ++e) {
+            sum[element++] += static_cast<const double*>(tensor)[e];
+          }
         }
       }
     }
@@ -1029,6 +1167,7 @@ Outcome World::Run() {
                         std::to_string(cycle_) + ")";
   }
   outcome.cycles = cycle_;
+  outcome.in_parts = in_parts_;
   int64_t active = 0;
   for (const auto& entry : logs) {
     outcome.rounds += static_cast<int64_t>(entry.second.results.size());
@@ -1039,6 +1178,7 @@ Outcome World::Run() {
     for (const auto& group : rank->member.groups()) {
       outcome.late += group->stats().late;
       outcome.merged += group->stats().merged;
+      outcome.cut_short += group->stats().cut_short;
       if (rank->member.rank() == 0) {
         outcome.heals += group->stats().heals;
         outcome.changes +=
@@ -1060,7 +1200,7 @@ Outcome World::Run() {
 
 std::vector<Op> ParseProgram(const std::vector<std::string>& words) {
   static const std::map<std::string, Op::Type> types = {
-      {"compute", Op::kCompute}, {"submit", Op::kSubmit},
+      {"compute", Op::kCompute}, {"submit", Op::kSubmit}, {"part", Op::kPart},
       {"wait", Op::kWait},       {"poll", Op::kPoll},
       {"sync", Op::kSync},       {"start", Op::kStart},
       {"barrier", Op::kBarrier}, {"flush", Op::kFlush},
@@ -1106,6 +1246,7 @@ Setting RandomSetting(uint64_t seed, int max_size) {
   const int size = setting.size;
   setting.programs.resize(size);
 
+  Random parts(seed * 2 + 5);
   const bool full = random.Chance(15);
   const int groups = 1 + random.Below(3);
   for (int g = 0; g < groups; ++g) {
@@ -1122,6 +1263,7 @@ Setting RandomSetting(uint64_t seed, int max_size) {
     group.resync_every = random.Chance(30) ? 1 + random.Below(6) : 0;
     group.healing = static_cast<Healing>(
         std::vector<int>{0, 1, 2, 2}[random.Below(4)]);
+    group.parts = std::vector<int>{1, 1, 2, 3}[parts.Below(4)];
     setting.groups.push_back(group);
   }
 
@@ -1130,12 +1272,39 @@ Setting RandomSetting(uint64_t seed, int max_size) {
   for (auto& turns : slow) {
     turns = random.Chance(20) ? 6 + random.Below(20) : random.Below(5);
   }
+  // Submissions that go on after what comes between.
+  std::vector<std::string> begun(size);
   auto work = [&](int rank, int steps, Random& order, Random& draw) {
     auto& program = setting.programs[rank];
+    if (!begun[rank].empty()) {
+      program.push_back({Op::kSubmit, begun[rank]});
+      program.push_back({Op::kWait, begun[rank]});
+      begun[rank].clear();
+    }
     for (int step = 0; step < steps; ++step) {
-      const std::string name = setting.groups[order.Below(groups)].name;
+      const auto& group = setting.groups[order.Below(groups)];
+      const std::string& name = group.name;
       const int turns = slow[rank] > 0 ? draw.Below(slow[rank] + 1) : 0;
       program.push_back({Op::kCompute, "", turns});
+      // (Under full, as everything: alike on all ranks.)
+      const int first = group.parts > 1 ? order.Below(group.parts) : 0;
+      for (int part = 0; part < first; ++part) {
+        program.push_back({Op::kPart, name});
+        if (slow[rank] > 0) {
+          program.push_back({Op::kCompute, "", draw.Below(slow[rank] + 1)});
+        }
+      }
+      if (first > 0 && order.Chance(20)) {
+        const auto& other = setting.groups[order.Below(groups)].name;
+        if (other != name) {
+          program.push_back({Op::kSubmit, other});
+          program.push_back({Op::kWait, other});
+        }
+      }
+      if (first > 0 && step == steps - 1 && order.Chance(30)) {
+        begun[rank] = name;
+        break;
+      }
       program.push_back({Op::kSubmit, name});
       if (draw.Chance(25)) {
         program.push_back({Op::kCompute, "", 1 + draw.Below(4)});
@@ -1210,7 +1379,7 @@ Setting RandomSetting(uint64_t seed, int max_size) {
 }
 
 std::string Describe(const Setting& setting) {
-  static const char* names[] = {"compute", "submit",  "wait",  "poll",
+  static const char* names[] = {"compute", "submit",  "part",  "wait",  "poll",
                                 "sync",    "start",   "barrier", "flush",
                                 "join",    "retire",  "mistake"};
   std::ostringstream out;
@@ -1221,6 +1390,8 @@ std::string Describe(const Setting& setting) {
         << group.catch_up << ", resync_every " << group.resync_every
         << std::vector<const char*>{"", ", heals at flushes", ", heals"}
                [static_cast<int>(group.healing)]
+        << (group.parts > 1 ? ", in " + std::to_string(group.parts) + " parts"
+                            : "")
         << "\n";
   }
   for (int rank = 0; rank < setting.size; ++rank) {

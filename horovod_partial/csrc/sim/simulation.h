@@ -17,7 +17,8 @@ namespace sim {
 struct Op {
   enum Type {
     kCompute, // `amount` turns
-    kSubmit,  // asynchronous
+    kSubmit,  // asynchronous; what is left of it, after parts
+    kPart,    // the next part of a submission, not the last one
     kWait,    // synchronize(handle) of the group's submission
     kPoll,    // poll(handle) until it says yes
     kSync,    // a synchronous operation of Horovod's
@@ -33,7 +34,7 @@ struct Op {
   int amount = 1;
 };
 
-// "submit:A", "wait:A", "poll:A", "sync:S", "start:S", "barrier:B", "flush:A",
+// "submit:A", "part:A", "wait:A", "poll:A", "sync:S", "start:S", "barrier:B", "flush:A",
 // "join", "join:A" (which makes a mistake first, and does not wait for the answer),
 // "retire:A", "mistake:A", "compute:3", and "step:A" for submit and wait. Throws
 // std::invalid_argument.
@@ -46,6 +47,7 @@ struct GroupSetting {
   std::string catch_up = "replay";
   int resync_every = 0;
   Healing healing = Healing::kInRounds;
+  int parts = 1; // up to 3, in which submissions may come
 };
 
 // Mistakes to plant, outside the core: the checks must find each of them.
@@ -57,6 +59,7 @@ enum class Fault {
   kIgnoreBound,   // the core is told of no bound
   kNoFollowUp,    // the host sleeps although a cycle is due at once
   kLateChange,    // one rank hears of auto's K an exchange later
+  kNoCutShort,    // a rank that waits in the middle of a step holds up its round
 };
 
 struct Setting {
@@ -79,6 +82,8 @@ struct Outcome {
   int64_t merged = 0;
   int64_t heals = 0;
   int64_t changes = 0; // of K, under auto
+  int64_t in_parts = 0; // rounds that did not go as a whole
+  int64_t cut_short = 0;
   // Of all rounds that are no flushes, over all groups.
   double mean_active = 0;
 };
