@@ -1,6 +1,7 @@
 """``DistributedOptimizer`` with partial rounds, for PyTorch."""
 
 import collections
+import threading
 import warnings
 import weakref
 from contextlib import contextmanager
@@ -21,9 +22,17 @@ _STATE = "horovod_partial"
 class _Contribution:
     """The gradients of a step, in the form in which they are reduced."""
 
-    def __init__(self, arrays, contexts):
+    def __init__(self, arrays, contexts, gradients):
         self.arrays = arrays  # contiguous, in host memory
         self.contexts = contexts  # of the compression
+        # What they were made from (None: no gradient), each with its version: both change when
+        # the gradient is written to.
+        self.gradients = gradients
+
+    def extend(self, other):
+        self.arrays += other.arrays
+        self.contexts += other.contexts
+        self.gradients += other.gradients
 
 
 class _PartialOptimizer(PartialOptimizer):
@@ -37,7 +46,8 @@ class _PartialOptimizer(PartialOptimizer):
     _step_supports_amp_scaling = False
 
     def _set_up(self, named_parameters, compression, backward_passes_per_step, op,
-                gradient_predivide_factor, sparse_as_dense, process_set, settings, name):
+                gradient_predivide_factor, sparse_as_dense, process_set, settings, name,
+                bucket_cap_mb):
         self._parameter_names = {p: n for n, p in named_parameters}
         self._compression = compression
         self.backward_passes_per_step = backward_passes_per_step
@@ -49,14 +59,25 @@ class _PartialOptimizer(PartialOptimizer):
                          if p.requires_grad]
         if not self._trained:
             raise ValueError("optimizer has no parameter that requires a gradient")
+        self._parts = ()  # parameters in each bucket, in the order of self._trained
+        if bucket_cap_mb is not None:
+            # Backward comes to the last layers first.
+            self._trained.reverse()
+            self._parts = _parts_of(self._trained, bucket_cap_mb * 2**20)
+        self._part_of = {}
+        for part, count in enumerate(self._parts):
+            self._part_of.update(dict.fromkeys(
+                self._trained[len(self._part_of):len(self._part_of) + count], part))
+        self._handed_in = _Contribution([], [], [])  # by the hooks, in this step
+        self._hooks_lock = threading.Lock()  # backward has a thread per device
         self._sparse = set()  # parameters whose gradients come sparse
         self._tensors = None  # the form of the gradients, from the first ones on
         self._synchronized = None  # the answer that synchronize() left for step()
         self._should_synchronize = True
         self._restored_pending = []  # rounds of a checkpoint
-        self._backward_passes = dict.fromkeys(self._trained, 0)
+        self._reset_passes()
         self._partial = TrainingGroup(partial_groups, self, name, process_set, settings, op,
-                                      gradient_predivide_factor)
+                                      gradient_predivide_factor, parts=self._parts)
         partial_groups.serve_in_join(self._partial)
         if process_set.included() and size() > 1:
             for p in self._trained:
@@ -101,8 +122,17 @@ class _PartialOptimizer(PartialOptimizer):
 
     def step_alone(self):
         """A step of the wrapped optimizer, without any communication."""
-        self._backward_passes = dict.fromkeys(self._trained, 0)
+        self._reset_passes()
         super().step()
+
+    def zero_grad(self, set_to_none=True):
+        if self._partial.handed_in:
+            raise AssertionError(
+                "optimizer.zero_grad() was called when backward had handed in gradients of this "
+                "step (bucket_cap_mb), which cannot be taken back: call optimizer.step() first. "
+                "Where a backward pass is not for this optimizer, or may fail and be repeated, "
+                "leave bucket_cap_mb out.")
+        super().zero_grad(set_to_none)
 
     def synchronize(self):
         """Submits this rank's gradients and leaves the result in ``p.grad``, for a
@@ -157,7 +187,7 @@ class _PartialOptimizer(PartialOptimizer):
 
     def set_backward_passes_per_step(self, passes):
         self.backward_passes_per_step = passes
-        self._backward_passes = dict.fromkeys(self._trained, 0)
+        self._reset_passes()
 
     def add_param_group(self, param_group):
         raise NotImplementedError(
@@ -194,7 +224,7 @@ class _PartialOptimizer(PartialOptimizer):
         super().load_state_dict(state_dict)
         self._synchronized = None
         self._should_synchronize = True
-        self._backward_passes = dict.fromkeys(self._trained, 0)
+        self._reset_passes()
         self._restored_pending = []
         self.set_round(extra.get("round", 0))
         self._partial.restored = None
@@ -218,9 +248,59 @@ class _PartialOptimizer(PartialOptimizer):
         self._apply_restored()
 
     def _submit(self):
-        contribution = self._contribution()
+        first = self._partial.handed_in
+        contribution = self._handed_in if first else _Contribution([], [], [])
+        self._check_unchanged(contribution)
+        rest = self._contribution(first)
+        contribution.extend(rest)
+        self._handed_in = _Contribution([], [], [])
+        self._reset_passes()
+        self._partial.submit(addresses(rest.arrays), contribution)
+
+    def _reset_passes(self):
         self._backward_passes = dict.fromkeys(self._trained, 0)
-        self._partial.submit(addresses(contribution.arrays), contribution)
+        self._awaited = list(self._parts)  # gradients that each bucket waits for
+
+    # ------------------------------------------------------------------- during backward
+
+    def _count_pass(self, p):
+        self._backward_passes[p] += 1
+        if self._backward_passes[p] > self.backward_passes_per_step:
+            raise AssertionError(
+                "Gradients were computed more than backward_passes_per_step times before call "
+                "to step(). Increase backward_passes_per_step to accumulate gradients locally.")
+        if self._parts and self._backward_passes[p] == self.backward_passes_per_step:
+            with self._hooks_lock:
+                self._awaited[self._part_of[p]] -= 1
+                self._hand_in()
+
+    def _hand_in(self):
+        """Submits the buckets that have their gradients, in order; the last one is step()'s. After
+        an interrupted step, or with a checkpoint's send buffer, all of them are."""
+        partial = self._partial
+        if (partial.under_way is not None or partial.restored is not None or self._restored_pending
+                or self._synchronized is not None or not self._should_synchronize):
+            return
+        first = partial.handed_in
+        if first == 0:
+            self._handed_in = _Contribution([], [], [])
+        while first < len(self._trained):
+            part = self._part_of[self._trained[first]]
+            if part == len(self._parts) - 1 or self._awaited[part] > 0:
+                return
+            contribution = self._contribution(first, first + self._parts[part])
+            partial.hand_in(addresses(contribution.arrays), contribution)
+            self._handed_in.extend(contribution)
+            first = partial.handed_in
+
+    def _check_unchanged(self, contribution):
+        for p, (gradient, version) in zip(self._trained, contribution.gradients):
+            if p.grad is not gradient or (gradient is not None and gradient._version != version):
+                raise NotImplementedError(
+                    f"the gradient of {self._parameter_names.get(p)!r} was changed after backward "
+                    "had handed it in (bucket_cap_mb): clip or set gradients in "
+                    "optimizer.register_before_round(); with a GradScaler, leave bucket_cap_mb "
+                    "out")
 
     def _take_rounds(self):
         """Waits for the submission under way, and applies the rounds that come back."""
@@ -248,10 +328,12 @@ class _PartialOptimizer(PartialOptimizer):
 
     # ------------------------------------------------------------------------ the workings
 
-    def _contribution(self, zeros=False):
-        arrays, contexts = [], []
-        for p in self._trained:
+    def _contribution(self, first=0, end=None, zeros=False):
+        """Of the parameters from ``first`` up to ``end``."""
+        arrays, contexts, gradients = [], [], []
+        for p in self._trained[first:end]:
             gradient = p.grad
+            gradients.append((gradient, None if gradient is None else gradient._version))
             if gradient is None or zeros:
                 # As in Horovod: another rank may have computed it.
                 gradient = torch.zeros_like(p)
@@ -265,15 +347,17 @@ class _PartialOptimizer(PartialOptimizer):
             compressed, context = self._compression.compress(gradient)
             arrays.append(on_host(compressed))
             contexts.append(context)
-        self._check_form(arrays)
-        return _Contribution(arrays, contexts)
+        self._check_form(arrays, first)
+        return _Contribution(arrays, contexts, gradients)
 
-    def _check_form(self, arrays):
-        if self._tensors is None:
+    def _check_form(self, arrays, first):
+        if self._tensors is None and len(arrays) == len(self._trained):
             self._tensors = [
                 _native.TensorSpec(self._parameter_names[p], array.dtype, tuple(array.shape))
                 for p, array in zip(self._trained, arrays)]
-        for array, spec in zip(arrays, self._tensors):
+        elif self._tensors is None:
+            self._contribution(zeros=True)
+        for array, spec in zip(arrays, self._tensors[first:]):
             if (array.dtype, tuple(array.shape)) != (spec.dtype, spec.shape):
                 raise ValueError(
                     f"the gradient of {spec.name!r} is {tuple(array.shape)} of "
@@ -338,15 +422,24 @@ class _PartialOptimizer(PartialOptimizer):
 def _counting_hook(weak):
     def hook(p):
         optimizer = weak()
-        if optimizer is None:
-            return
-        optimizer._backward_passes[p] += 1
-        if optimizer._backward_passes[p] > optimizer.backward_passes_per_step:
-            raise AssertionError(
-                "Gradients were computed more than backward_passes_per_step times before call "
-                "to step(). Increase backward_passes_per_step to accumulate gradients locally.")
+        if optimizer is not None:
+            optimizer._count_pass(p)
 
     return hook
+
+
+def _parts_of(parameters, cap):
+    """How many consecutive parameters go into each bucket of at most ``cap`` bytes, or of one
+    parameter."""
+    parts, total = [], 0
+    for p in parameters:
+        size = p.numel() * p.element_size()
+        if not parts or total + size > cap:
+            parts.append(0)
+            total = 0
+        parts[-1] += 1
+        total += size
+    return tuple(parts)
 
 
 def _to_tensor(data):
@@ -416,7 +509,8 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
                          backward_passes_per_step=1, op=Average, gradient_predivide_factor=1.0,
                          num_groups=0, groups=None, sparse_as_dense=False,
                          process_set=global_process_set, policy=None, staleness_bound=None,
-                         catch_up=None, resync_every=None, seed=None, name=None):
+                         catch_up=None, resync_every=None, seed=None, name=None,
+                         bucket_cap_mb=None):
     """Wraps a ``torch.optim.Optimizer`` so that its steps are partial rounds: a drop-in for
     ``horovod.torch.DistributedOptimizer``. Every rank of the process set constructs it alike.
 
@@ -446,6 +540,24 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
         resync_every: rounds after which replicas heal from one of them; None for never.
         seed: of the draw of initiators and committees.
         name: the group's name, by default ``optimizer.<n>`` in order of construction.
+        bucket_cap_mb: MiB of gradients per bucket; None: one bucket, submitted by ``step()``. With
+            several, rounds overlap with the backward pass: see below.
+
+    With ``bucket_cap_mb``, backward hands in each bucket, from the last layers to the first, as
+    soon as its gradients are there, and a round is reduced bucket by bucket. It begins when the
+    policy is satisfied by ranks that have their *first* bucket; who is active is settled then for
+    the whole round, which is applied as a whole. This pays where reducing takes about as long as
+    backward, with large models or slow networks; 25, as in DistributedDataParallel, is a good
+    start. It costs where computing times vary: a fast rank may wait for the later buckets of a
+    rank that is active, and a rank whose first bucket comes a little later is passive although it
+    may have ended its backward pass first. One more buffer of the gradients' size is needed.
+    Gradients must not change between backward and ``step()``: clip in
+    ``register_before_round()``; a ``GradScaler`` is not supported, nor ``zero_grad()`` before
+    ``step()``. A parameter without a gradient holds back its bucket and the following ones until
+    ``step()``. A rank that waits for others in the middle of backward (a synchronized batch norm,
+    say) cuts its submission short, unless the policy is full: the other ranks do not wait for its
+    later buckets, which travel with the next round. If backward raises an exception, what it
+    handed in counts, and is not to be repeated. TensorFlow has nothing of the kind.
 
     ``None`` means the environment variable (``HOROVOD_PARTIAL_POLICY`` and so on), else
     ``'majority'``, 8, ``'replay'``, never, 0. Tensors on a GPU go through host memory.
@@ -477,6 +589,8 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     _check_groups(groups)
     if backward_passes_per_step <= 0:
         raise ValueError(f"backward_passes_per_step={backward_passes_per_step!r} must be > 0")
+    if bucket_cap_mb is not None and not bucket_cap_mb > 0:
+        raise ValueError(f"bucket_cap_mb={bucket_cap_mb!r} must be > 0, or None for one bucket")
     settings = config.resolve(policy, staleness_bound, catch_up, resync_every, seed)
     named_parameters = _checked_names(optimizer, named_parameters)
 
@@ -489,5 +603,5 @@ def DistributedOptimizer(optimizer, named_parameters=None, compression=Compressi
     partial.__dict__.pop("_step_supports_amp_scaling", None)
     partial._set_up(named_parameters, compression, backward_passes_per_step, op,
                     gradient_predivide_factor, sparse_as_dense, process_set, settings,
-                    name)
+                    name, bucket_cap_mb)
     return partial

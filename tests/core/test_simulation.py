@@ -93,7 +93,7 @@ def test_programs_that_an_earlier_wording_hung(programs):
     ["part:A flush:A step:A flush:A", "step:A flush:A part:A flush:A step:A"],
     ["part:A join step:A step:A", "step:A part:A step:A join step:A", "join part:A"],
     ["part:A barrier:X", "step:A part:A barrier:X", "part:A barrier:X step:A", "barrier:X"],
-    ["part:A retire:A sync:S", "step:A part:A sync:S retire:A"],
+    ["step:A part:A retire:A sync:S", "step:A part:A sync:S retire:A"],
     ["mistake:A part:A sync:S step:A", "mistake:A sync:S part:A step:A"],
     ["part:A start:S compute:9 step:A", "step:A step:A"],
 ], ids=" | ".join)

@@ -1058,6 +1058,12 @@ void World::CheckEnd() {
     if (log.results.empty()) {
       continue; // no submission came to its end
     }
+    if (std::any_of(ranks_.begin(), ranks_.end(), [&name](const auto& rank) {
+          const auto& left = rank->member.left();
+          return std::find(left.begin(), left.end(), name) != left.end();
+        })) {
+      continue; // it was given up with something in a send buffer, as is told
+    }
     Values sum{};
     for (const auto& result : log.results) {
       for (int e = 0; e < kElements; ++e) {
