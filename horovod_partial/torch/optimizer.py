@@ -430,7 +430,7 @@ def _counting_hook(weak):
 
 def _parts_of(parameters, cap):
     """How many consecutive parameters go into each bucket of at most ``cap`` bytes, or of one
-    parameter."""
+    parameter; empty when one bucket has them all."""
     parts, total = [], 0
     for p in parameters:
         size = p.numel() * p.element_size()
@@ -439,7 +439,7 @@ def _parts_of(parameters, cap):
             total = 0
         parts[-1] += 1
         total += size
-    return tuple(parts)
+    return tuple(parts) if len(parts) > 1 else ()
 
 
 def _to_tensor(data):

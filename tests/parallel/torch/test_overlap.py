@@ -218,7 +218,7 @@ def test_an_interrupted_step_is_made_up_for_at_its_end(hvd, name, needs_two):
 
 
 def test_caps_that_differ_are_told_to_every_rank(hvd, name, ranks, needs_two):
-    training = Training(hvd, name, EACH if ranks[0] == 0 else 20 / 2**20)
+    training = Training(hvd, name, EACH if ranks[0] == 0 else 80 / 2**20)
     with pytest.raises(ValueError, match="bucket_cap_mb"):
         training.step(0)
 
