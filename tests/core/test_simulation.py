@@ -98,9 +98,9 @@ def test_programs_that_an_earlier_wording_hung(programs):
     ["part:A start:S compute:9 step:A", "step:A step:A"],
 ], ids=" | ".join)
 def test_parts_and_ranks_that_wait_in_the_middle_of_a_step(programs, parts):
-    run(programs, POLICIES, parts=parts)
-    run(programs, POLICIES, parts=parts, staleness_bound=1)
-    run(programs, POLICIES, parts=parts, staleness_bound=1, catch_up="sum", resync_every=2)
+    run(programs, POLICIES, 20, parts=parts)
+    run(programs, POLICIES, 20, parts=parts, staleness_bound=1)
+    run(programs, POLICIES, 20, parts=parts, staleness_bound=1, catch_up="sum", resync_every=2)
 
 
 def test_full_in_parts_is_whole():
