@@ -279,7 +279,17 @@ bool Member::Ended() const {
                       [](const auto& group) { return group->in_round(); });
 }
 
-void Member::EndCycle() { settled_ = Speak(); }
+void Member::EndCycle() {
+  settled_ = Speak();
+  // With the end of a flush, a submission of which some parts are there is
+  // ready again, which no exchange has told yet.
+  constexpr auto ready = static_cast<int>(Say::kReady);
+  for (auto& entry : settled_.groups) {
+    const auto said = spoken_.groups.find(entry.first);
+    entry.second[ready] = entry.second[ready] &&
+                          said != spoken_.groups.end() && said->second[ready];
+  }
+}
 
 Want Member::WantOf(const Group& group, const std::array<bool, kSays>& now,
                     const std::array<bool, kSays>& before) const {
