@@ -55,6 +55,11 @@ void Check(const ReplaySetting& setting) {
     refuse("round_seconds=" + std::to_string(setting.round_seconds) +
            " must be 0 or more");
   }
+  if (!(setting.exchange_seconds >= 0) ||
+      std::isinf(setting.exchange_seconds)) {
+    refuse("exchange_seconds=" + std::to_string(setting.exchange_seconds) +
+           " must be 0 or more");
+  }
 }
 
 GroupSpec SpecOf(const ReplaySetting& setting) {
@@ -89,12 +94,19 @@ public:
            (setting_.seconds == 0 || now_ < setting_.seconds);) {
       // The next exchange: it knows whoever has submitted by then.
       now_ = std::max(now_, arrivals_.top().first);
+      const RankSet vetoes = view_[Say::kVeto];
+      bool news = false;
       while (!arrivals_.empty() && arrivals_.top().first <= now_) {
         const Arrival arrival = arrivals_.top();
         arrivals_.pop();
-        Submit(arrival.second, arrival.first);
+        news = Submit(arrival.second, arrival.first) || news;
+      }
+      if (!news && view_[Say::kVeto] == vetoes) {
+        continue; // late submissions alone, which nobody waits for
       }
       Tune();
+      ++exchanges_;
+      now_ += setting_.exchange_seconds;
       const Decision decision = Decide(spec_, view_);
       if (decision.kind == Kind::kRound) {
         Execute(decision);
@@ -113,7 +125,8 @@ private:
     arrivals_.push({since + step_[rank], rank});
   }
 
-  void Submit(int rank, double when) {
+  // False when it is late.
+  bool Submit(int rank, double when) {
     const float gradient = 0;
     Request request;
     request.ticket = 1;
@@ -122,12 +135,14 @@ private:
     Record(when, rank, known_[rank]);
     groups_[rank]->Take(request, done_);
     submitted_[rank] = when;
-    if (!done_.empty()) { // late
+    const bool late = !done_.empty();
+    if (late) {
       waited_ += now_ - when;
       done_.clear();
       Compute(rank, now_);
     }
     Listen(rank);
+    return !late;
   }
 
   void Execute(const Decision& decision) {
@@ -196,6 +211,7 @@ private:
     ReplayResult result;
     result.seconds = now_;
     result.rounds = rounds_;
+    result.exchanges = exchanges_;
     result.events = std::move(events_);
     if (const Tuner* tuner = groups_.front()->tuner()) {
       result.changes = tuner->changes();
@@ -230,6 +246,7 @@ private:
   std::priority_queue<Arrival, std::vector<Arrival>, std::greater<Arrival>>
       arrivals_;
   std::vector<Completion> done_;
+  int64_t exchanges_ = 0;
   double now_ = 0;
   double waited_ = 0;
 };

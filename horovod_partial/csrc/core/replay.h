@@ -28,6 +28,7 @@ struct ReplaySetting {
   int64_t rounds = 1000;    // to run
   double seconds = 0;       // or, unless 0, until that much time has passed
   bool trace = false;       // whether the result has events
+  double exchange_seconds = 0; // of an exchange of all ranks, before a round
 };
 
 // What happened when, in the order in which it happened.
@@ -42,6 +43,7 @@ struct ReplayEvent {
 struct ReplayResult {
   double seconds = 0; // of all rounds together
   int64_t rounds = 0;
+  int64_t exchanges = 0; // that something new made due
   int64_t submissions = 0;
   double mean_active = 0;
   double mean_staleness = 0; // pending rounds that a submission found
@@ -64,9 +66,11 @@ struct ReplayResult {
 // rank and Decide, the code that real ranks run, against a virtual clock. A
 // rank that comes to the end of its steps begins them anew. One thread, no
 // randomness but the policy's draws, about a microsecond per submission. Under
-// policy auto, K changes as it would on real ranks. Not
-// modelled: the time of negotiation, updates that a late rank makes for each
-// missed round beyond those within `steps`, waits for anything but rounds.
+// policy auto, K changes as it would on real ranks. An exchange begins as soon
+// as some rank has something new to say and the last one is over; what comes
+// later waits for the next one. Not modelled: updates that a late rank makes
+// for each missed round beyond those within `steps`, waits for anything but
+// rounds.
 //
 // Throws std::invalid_argument unless there is a rank, each has steps, none
 // takes less than 0 s, and not all take 0 s.

@@ -9,6 +9,7 @@
 
 #include "../core/decide.h"
 #include "../core/group.h"
+#include "../core/member.h"
 #include "../core/policy.h"
 #include "../core/replay.h"
 #include "../sim/simulation.h"
@@ -227,6 +228,13 @@ PYBIND11_MODULE(_core, m) {
         "The kind, the K and the staleness cost of a policy's string; ValueError "
         "for a wrong one.");
   m.attr("STALENESS_COST") = Policy::kStalenessCost;
+  m.def(
+      "exchange_bits",
+      [](int size, int groups) {
+        return Member::HeadOf(size) + static_cast<size_t>(groups) * (kSays - kSaysOfParts) * size;
+      },
+      py::arg("size"), py::arg("groups") = 1,
+      "Bits of ours in an exchange of all ranks.");
   m.def("check_catch_up", [](const std::string& text) { ParseCatchUp(text); },
         py::arg("text"), "ValueError unless it is a catch_up.");
   m.def(
@@ -296,6 +304,7 @@ PYBIND11_MODULE(_core, m) {
   py::class_<ReplayResult>(m, "Replay")
       .def_readonly("seconds", &ReplayResult::seconds)
       .def_readonly("rounds", &ReplayResult::rounds)
+      .def_readonly("exchanges", &ReplayResult::exchanges)
       .def_readonly("submissions", &ReplayResult::submissions)
       .def_readonly("mean_active", &ReplayResult::mean_active)
       .def_readonly("mean_staleness", &ReplayResult::mean_staleness)
@@ -368,13 +377,16 @@ PYBIND11_MODULE(_core, m) {
       "replay",
       [](const Steps& steps, const std::string& policy, int64_t rounds,
          int64_t staleness_bound, double round_seconds, uint64_t seed,
-         double seconds, bool trace) {
+         double seconds, bool trace, double exchange_seconds) {
         return Replay(steps, {ParsePolicy(policy), staleness_bound, seed,
-                              round_seconds, rounds, seconds, trace});
+                              round_seconds, rounds, seconds, trace,
+                              exchange_seconds});
       },
       py::arg("steps"), py::arg("policy"), py::arg("rounds") = 1000,
       py::arg("staleness_bound") = 8, py::arg("round_seconds") = 0.0,
-      py::arg("seed") = 0, py::arg("seconds") = 0.0, py::arg("trace") = false, py::call_guard<py::gil_scoped_release>(),
+      py::arg("seed") = 0, py::arg("seconds") = 0.0, py::arg("trace") = false,
+      py::arg("exchange_seconds") = 0.0,
+      py::call_guard<py::gil_scoped_release>(),
       "What training would be under a policy when `steps[rank]` are the "
       "durations, in seconds, of a rank's steps: see csrc/core/replay.h.");
   m.def(
