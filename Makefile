@@ -58,6 +58,24 @@ soak: $(VENV)/.built ## Random episodes on 4 real ranks, every check exact (ROUN
 	$(RUN) horovodrun -np $(NP) --gloo python tests/soak/soak.py --rounds $(ROUNDS) \
 	  $(if $(SEED),--seed $(SEED))
 
+BENCH := $(RUN) python -m benchmarks
+
+.PHONY: bench
+bench: $(VENV)/.built $(VENV)/.examples ## Short benchmarks and a report in results/benchmarks: 8 minutes (ARGS="--only control")
+	$(BENCH) all --short $(ARGS)
+
+.PHONY: bench-full
+bench-full: $(VENV)/.built $(VENV)/.examples ## The benchmarks' full form, on a quiet machine: about 40 minutes
+	$(BENCH) all $(ARGS)
+
+.PHONY: bench-docs
+bench-docs: $(VENV)/.built ## docs/benchmarks.md and its figures from the results of bench or bench-full
+	$(BENCH) docs $(ARGS)
+
+.PHONY: unpatched
+unpatched: $(VENV)/.dependencies ## Horovod without our patches in build/unpatched, to compare with
+	$(BIN)/python tools/unpatched.py build/unpatched
+
 STEPS ?= 40
 .PHONY: sanitize
 sanitize: $(VENV)/.built $(VENV)/.test ## The C++ under ThreadSanitizer and AddressSanitizer (STEPS=)

@@ -102,7 +102,7 @@ class Job:
         raise JobError(f"the {self.kind} job of {self.size} ranks over {self.backend} {what}:\n"
                        f"{self._log.read_text()[-4000:]}")
 
-    def call(self, function, timeout=900, **arguments):
+    def call(self, function, /, *, timeout=900, **arguments):
         """`function(world, **arguments)`, a function of a module, on every rank; what the ranks
         return, in the order of ranks."""
         request = function.__module__, function.__name__, arguments
@@ -194,10 +194,10 @@ class Jobs:
             self._jobs[name].resume()
         self._current = name
 
-    def call(self, name, function, timeout=900, **arguments):
+    def call(self, job, function, /, *, timeout=900, **arguments):
         """As Job.call, while all other jobs are stopped."""
-        self._turn(name)
-        return self._jobs[name].call(function, timeout, **arguments)
+        self._turn(job)
+        return self._jobs[job].call(function, timeout=timeout, **arguments)
 
     def close(self):
         self._turn(None)

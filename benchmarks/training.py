@@ -54,13 +54,14 @@ class Training:
         begin = time.monotonic()
         self.optimizer.zero_grad()
         self.task.loss().backward()
-        over = time.monotonic() - begin - (seconds := self.task.seconds())
+        seconds = self.task.seconds()
+        over = time.monotonic() > begin + seconds
         sleep_until(begin + seconds)
         if self.how == STOCK:
             self.set_rate(self.steps)
         self.optimizer.step()
         self.steps += 1
-        return over > 0
+        return seconds, over
 
     def go(self, rounds, seconds, keep_every):
         """Trains for so many rounds, or steps within so many seconds."""
@@ -68,9 +69,11 @@ class Training:
 
         self.hvd.allreduce(torch.zeros(1), name="training.start")
         start, first = time.monotonic(), self.rounds
-        times, counts, kept, over = [], [], [], 0
+        times, counts, planned, kept, over = [], [], [], [], 0
         for _ in self.turns(rounds, seconds, start):
-            over += self.step()
+            took, longer = self.step()
+            planned.append(took)
+            over += longer
             times.append(time.monotonic() - start)
             counts.append(self.rounds - first)
             if self.rank == 0 and counts[-1] // keep_every > (kept[-1][1] // keep_every
@@ -80,7 +83,7 @@ class Training:
         if self.rank == 0:
             kept.append((total, self.rounds - first, self.copy()))
         return {"seconds": total, "times": times, "rounds": counts, "batch": self.task.batch,
-                "over": over, "curve": self.curve(kept), "stats": self.stats()}
+                "planned": planned, "over": over, "curve": self.curve(kept), "stats": self.stats()}
 
     def turns(self, rounds, seconds, start):
         if rounds is not None:
@@ -172,6 +175,13 @@ def final_score(curve):
     return smoothed(curve)[-1][2]
 
 
+def least_ratio(ranks):
+    """The time of the same steps where nobody waits for anybody, over the time where all wait for
+    the slowest one in each: for a synchronous training, by the emulated times."""
+    planned = np.array([rank["planned"] for rank in ranks])
+    return float(planned.mean() / planned.max(axis=0).mean())
+
+
 def mean_of(ranks, key):
     return float(np.mean([rank["stats"].get(key, np.nan) for rank in ranks]))
 
@@ -179,5 +189,6 @@ def mean_of(ranks, key):
 def compact(ranks):
     """A record that is kept: times are short enough to read."""
     return [{**rank, "times": [round(t, 4) for t in rank["times"]],
+             "planned": [round(t, 4) for t in rank["planned"]],
              "curve": [(round(t, 3), n, round(s, 6)) for t, n, s in rank["curve"]]}
             for rank in ranks]
