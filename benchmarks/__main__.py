@@ -12,11 +12,12 @@ whatever else runs on the machine: the report says how busy it was."""
 
 import argparse
 import importlib
-import importlib.util
 import os
+import signal
+import subprocess
 import sys
 
-from benchmarks import common, report
+from benchmarks import ROOT, common, report
 
 NAMES = ["control", "skewed", "balanced", "hyperplane", "sequences", "images", "scale",
          "unpatched"]
@@ -74,6 +75,16 @@ def run(module, args):
     return result
 
 
+def run_auto_simulation(args):
+    """Policy auto against every fixed K, by a simulation that has a command of its own."""
+    script = ROOT / "benchmarks/auto_simulation.py"
+    if script.exists():
+        few = ["--seeds", "1", "--patterns", "random"] if args.short else []
+        # Its status says whether auto is as good as wanted; the report says that, too.
+        subprocess.run([sys.executable, str(script), *few, "--output",
+                        str(args.output / report.AUTO)])
+
+
 def main(arguments=None):
     args, parser = parse(arguments)
     if args.command == "docs":
@@ -89,6 +100,8 @@ def main(arguments=None):
             own, _ = parse([name, "--output", str(args.output), "--seed", str(args.seed),
                             *(["--short"] if args.short else [])])
             run(module, own)
+        if not args.only:
+            run_auto_simulation(args)
     elif args.command != "report":
         result = run(args.module, args)
         print("\n".join(report.section(args.module, result)))
@@ -96,6 +109,8 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
+    # Ended from outside, too, it ends its jobs, whose ranks may be stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     os.environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT", "1")
     os.environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
     main()

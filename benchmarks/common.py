@@ -104,12 +104,26 @@ def machine():
     return {"date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
             "cores": len(os.sched_getaffinity(0)), "cpu": model,
             "memory_gib": round(memory, 1), "kernel": platform.release(),
-            "load_at_start": round(os.getloadavg()[0], 2), "versions": versions}
+            "load_at_start": round(os.getloadavg()[0], 2),
+            "busy_at_start": round(busy_share(), 3), "versions": versions}
+
+
+def busy_share(seconds=1.0):
+    """The share of the machine's CPU time that is used or stolen, over so many seconds."""
+    def read():
+        user, nice, system, idle, iowait, *rest = map(
+            int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9])
+        return user + nice + system + sum(rest), idle + iowait
+
+    busy, idle = read()
+    time.sleep(seconds)
+    busy, idle = read()[0] - busy, read()[1] - idle
+    return busy / max(busy + idle, 1)
 
 
 def was_busy(result):
     """Whether others used the machine when a benchmark began: then timings are disturbed."""
-    return result["machine"]["load_at_start"] > 0.5 * result["machine"]["cores"]
+    return result["machine"]["busy_at_start"] > 0.2
 
 
 def save(name, args, facts, seconds, data):

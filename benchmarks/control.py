@@ -22,12 +22,12 @@ MEASURED = ["allreduce", "empty round", "idle", "waiting", "waiting, partial"]
 def add_options(parser):
     parser.add_argument("--np", type=int, nargs="+", default=None,
                         help="numbers of ranks (default 2 4 8; short 2 8)")
-    parser.add_argument("--blocks", type=common.positive(int), default=None,
-                        help="alternations of all kinds (default 7; short 5)")
+    parser.add_argument("--blocks", type=common.positive(int), default=5,
+                        help="alternations of all kinds (default 5)")
     parser.add_argument("--operations", type=common.positive(int), default=None,
                         help="per block (default 40; short 10)")
     parser.add_argument("--seconds", type=common.positive(float), default=None,
-                        help="that CPU time is counted over, per block (default 1; short 0.3)")
+                        help="that CPU time is counted over, per block (default 0.8; short 0.3)")
     parser.add_argument("--no-mpi", action="store_true", help="Gloo alone")
 
 
@@ -94,8 +94,8 @@ def waiting(world, seconds, partial):
 def run(args):
     from benchmarks.jobs import UNPATCHED, Jobs
 
-    common.settle_defaults(args, np=([2, 4, 8], [2, 8]), blocks=(7, 5), operations=(40, 10),
-                           seconds=(1.0, 0.3))
+    common.settle_defaults(args, np=([2, 4, 8], [2, 8]), operations=(40, 10),
+                           seconds=(0.8, 0.3))
     kinds = ["stock", "ours"]
     if UNPATCHED.exists() and not args.short:
         kinds.append("unpatched")

@@ -29,7 +29,8 @@ def add_options(parser):
                         help="alternations (default 5)")
     parser.add_argument("--seconds", type=common.positive(float), default=None,
                         help="of a segment (default 14; short 1.8)")
-    parser.add_argument("--dimensions", type=common.positive(int), default=512)
+    parser.add_argument("--dimensions", type=common.positive(int), default=2048,
+                        help="of the hyperplane (default 2048)")
     parser.add_argument("--batch", type=common.positive(int), default=64,
                         help="points per rank and step (default 64)")
 

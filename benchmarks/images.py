@@ -22,7 +22,7 @@ STOCK = training.STOCK
 def add_options(parser):
     parser.add_argument("--np", type=int, default=4, help="ranks (default 4)")
     parser.add_argument("--policies", nargs="+", default=None,
-                        help="beside stock (default solo majority first:2 first:3; short: majority)")
+                        help="beside stock (default solo majority first:3; short: majority)")
     parser.add_argument("--seeds", type=common.positive(int), default=None,
                         help="trainings of each (default 2; short 1)")
     parser.add_argument("--rounds", type=common.positive(int), default=None,
@@ -100,7 +100,9 @@ class Task:
         self.torch, self.batch, self.rounds = torch, batch, rounds
         self.base, self.skew, self.rank, self.size, self.steps = base, skew, rank, size, 0
         (x, y), (test_x, test_y) = digits() if folder is None else cifar10(folder)
-        self.x, self.y = torch.from_numpy(x[rank::size]), torch.from_numpy(y[rank::size])
+        # Copies: views would keep all images.
+        self.x = torch.from_numpy(x[rank::size].copy())
+        self.y = torch.from_numpy(y[rank::size].copy())
         chosen = np.random.default_rng(0).permutation(len(test_y))[:256]
         self.test = torch.from_numpy(test_x[chosen]), torch.from_numpy(test_y[chosen])
         self.random = np.random.default_rng([seed, rank])
@@ -135,7 +137,7 @@ def run(args):
     from benchmarks.jobs import Jobs
 
     common.settle_defaults(args, seeds=(2, 1), rounds=(60, 20),
-                           policies=(["solo", "majority", "first:2", "first:3"], ["majority"]))
+                           policies=(["solo", "majority", "first:3"], ["majority"]))
     ways = [STOCK, *args.policies]
     options = {"batch": args.batch, "rounds": args.rounds, "base": args.base_ms / 1000,
                "skew": args.skew_ms / 1000,

@@ -1,9 +1,13 @@
 """The report of the benchmarks, and docs/benchmarks.md, from the JSON results alone."""
 
 import importlib
+import json
+import shutil
 from pathlib import Path
 
 from benchmarks import common
+
+AUTO = "auto_simulation"  # its folder beside the results
 
 
 def module_of(name):
@@ -54,8 +58,9 @@ def section(module, result, image=None):
     lines += ["", *module.tell(result), ""]
     facts = result["machine"]
     lines.append(f"Measured {facts['date']} in {result['seconds']:.0f} s"
-                 f"{' (short form)' if result['short'] else ''}; load of the machine at the "
-                 f"start: {facts['load_at_start']}. `python -m benchmarks {result['benchmark']} "
+                 f"{' (short form)' if result['short'] else ''}; {facts['busy_at_start']:.0%} of the "
+                 "machine's time was others' when it began (load average "
+                 f"{facts['load_at_start']}). `python -m benchmarks {result['benchmark']} "
                  "--help` says more.")
     return lines
 
@@ -67,8 +72,10 @@ def body(results, image):
     lines = [f"Machine: {facts['cores']} cores ({facts['cpu']}), {facts['memory_gib']} GiB, Linux "
              f"{facts['kernel']}; {versions}. All ranks share these cores.", "",
              "**Stock** is synchronous Horovod of this build with everything of ours switched off "
-             "(`HOROVOD_EVENT_DRIVEN=0`); \"Unpatched\" below shows that it is as fast as "
-             "Horovod's own code. Jobs that are compared take turns in one run. Where compute "
+             "(`HOROVOD_EVENT_DRIVEN=0`). "
+             + ("The section \"Unpatched\" compares it with Horovod without our patches. "
+                if "unpatched" in results else "") +
+             "Jobs that are compared take turns in one run. Where compute "
              "time is emulated, ranks sleep in place of it. Values are medians, with quartiles "
              "in round brackets; ratios are medians of pairs, with a 95 % bootstrap confidence "
              "interval in square ones."]
@@ -85,28 +92,49 @@ def body(results, image):
     return lines
 
 
+def auto_section(folder, image):
+    """Lines: what benchmarks/auto_simulation.py has found, where it has been run."""
+    path = folder / AUTO / "results.json"
+    if not path.exists():
+        return []
+    summary = json.loads(path.read_text())["summary"]
+    rows = [[f"{pattern}: `{row['policy']}`", f"{row['seconds']:.2f}",
+             f"{row['against_best']:.2f}", f"{row['mean_active']:.2f}",
+             f"{row['mean_staleness']:.2f}"] for pattern, found in summary.items() for row in found]
+    return ["", "## Policy auto", "",
+            "Time to 95 % accuracy of policy `auto` and of every fixed K, by a simulation with "
+            "real learning and emulated durations of steps (`benchmarks/auto_simulation.py`).", "",
+            f"![Policy auto]({image})", "",
+            *common.markdown_table(["pattern: policy", "seconds to 95 %", "against the best fixed "
+                                    "K", "active ranks", "staleness [rounds]"], rows)]
+
+
 def write(folder):
     """Writes report.md beside the results; returns its path."""
     folder = Path(folder)
     results = known(folder)
     path = folder / "report.md"
     path.write_text("\n".join(["# Benchmarks", "",
-                               *body(results, lambda name: f"{name}.png")]) + "\n")
+                               *body(results, lambda name: f"{name}.png"),
+                               *auto_section(folder, f"{AUTO}/auto.png")]) + "\n")
     return path
 
 
 def write_docs(folder, docs):
     """Writes docs/benchmarks.md and docs/images/benchmark-<name>.png; returns the page's path."""
     results = known(folder)
-    docs = Path(docs)
+    folder, docs = Path(folder), Path(docs)
     for name in order(results):
         draw(module_of(name), results[name], docs / f"images/benchmark-{name}.png")
+    auto = auto_section(folder, "images/benchmark-auto.png")
+    if auto:
+        shutil.copyfile(folder / AUTO / "auto.png", docs / "images/benchmark-auto.png")
     path = docs / "benchmarks.md"
     path.write_text("\n".join([
         "# Benchmarks", "",
         "Made by `make bench-docs` from the results of `make bench` (short) or `make bench-full`; "
         "do not edit.", "",
-        *body(results, lambda name: f"images/benchmark-{name}.png")]) + "\n")
+        *body(results, lambda name: f"images/benchmark-{name}.png"), *auto]) + "\n")
     return path
 
 

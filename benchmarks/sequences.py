@@ -21,7 +21,7 @@ STOCK = training.STOCK
 # and frame, and how many values of a series make a frame (1: a step is one).
 SETTINGS = {
     "JapaneseVowels": {"rounds": (100, 50), "ms": 4.0, "rate": 0.01, "fold": 1},
-    "PLAID": {"rounds": (200, 0), "ms": 4.0, "rate": 0.02, "fold": 20},
+    "PLAID": {"rounds": (160, 0), "ms": 4.0, "rate": 0.02, "fold": 20},
 }
 TOLERANCE = 0.01
 

@@ -29,8 +29,8 @@ def add_options(parser):
                         help="each rank comes so much later than the one before (default 50)")
     parser.add_argument("--rounds", type=common.positive(int), default=None,
                         help="of 4 kB, per way to reduce (default 100; short 15)")
-    parser.add_argument("--rounds-other", type=common.positive(int), default=None,
-                        help="of the other sizes (default 10; short 5)")
+    parser.add_argument("--rounds-other", type=common.positive(int), default=5,
+                        help="of the other sizes (default 5)")
     parser.add_argument("--sizes", type=common.positive(int), nargs="+", default=None,
                         help=f"in bytes (default {' '.join(map(str, SIZES))}; short 4096 1048576)")
     parser.add_argument("--blocks", type=common.positive(int), default=5,
@@ -104,7 +104,7 @@ def initiators(seed, name, indexes, size):
 def run(args):
     from benchmarks.jobs import Jobs
 
-    common.settle_defaults(args, rounds=(100, 15), rounds_other=(10, 5),
+    common.settle_defaults(args, rounds=(100, 15),
                            sizes=(SIZES, [MAIN_SIZE, 2**20]),
                            policies=(["solo", "majority", f"first:{max(args.np // 2, 1)}", "full"],
                                      ) * 2)

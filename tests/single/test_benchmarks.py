@@ -87,7 +87,7 @@ def test_the_fit_finds_what_made_the_latencies():
 @pytest.fixture
 def results(tmp_path):
     """Made results, as the benchmarks write them: solo costs nothing, majority twice the ideal."""
-    facts = {**common.machine(), "load_at_start": 0.1}
+    facts = {**common.machine(), "busy_at_start": 0.1}
 
     def made(name, data):
         (tmp_path / f"{name}.json").write_text(json.dumps({
