@@ -40,6 +40,7 @@ class Job:
     def __init__(self, kind, size, backend, env=None, start_seconds=180):
         self.kind, self.size, self.backend = kind, size, backend
         self._running = True
+        self._guard = None
         self._pids = []
         self._connections = {}
         self._folder = tempfile.TemporaryDirectory(prefix="benchmarks-")
@@ -97,6 +98,11 @@ class Job:
             rank, pid = connection.recv()
             self._connections[rank] = connection
             self._pids.append(pid)
+        # Whatever becomes of this process, no rank stays stopped: it goes on, and ends.
+        self._guard = subprocess.Popen(
+            ["sh", "-c", 'cat; kill -CONT "$@"', "guard", *map(str, self._pids)],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True)
 
     def _fail(self, what):
         raise JobError(f"the {self.kind} job of {self.size} ranks over {self.backend} {what}:\n"
@@ -162,6 +168,8 @@ class Job:
             except ProcessLookupError:
                 pass
             self._launcher.wait()
+        if self._guard is not None:
+            self._guard.communicate()
         for connection in self._connections.values():
             connection.close()
         self._listener.close()
