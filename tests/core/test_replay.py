@@ -56,6 +56,19 @@ def test_who_comes_during_a_round_is_late_and_goes_on_at_its_end():
     assert (result.seconds, result.submissions, result.max_staleness) == (12, 3, 1)
 
 
+def test_exchanges_take_time_and_only_news_makes_one_due():
+    # Rank 0 is ready after 1 s and rank 1 after 1.5 s: two exchanges, and the second lets the round
+    # start 0.25 s later.
+    result = replay([[1], [1.5]], "full", rounds=10, exchange_seconds=0.25)
+    assert (result.seconds, result.exchanges) == (10 * 1.75, 20)
+    # What comes while an exchange is under way waits for the next one.
+    result = replay([[1], [1.5]], "full", rounds=10, exchange_seconds=1)
+    assert (result.seconds, result.exchanges) == (10 * 3, 20)
+    # Rank 1 is late each time, which is no news.
+    result = replay([[1], [1.5]], "solo", rounds=10)
+    assert (result.seconds, result.exchanges, result.submissions) == (10, 10, 16)
+
+
 def test_a_rank_at_its_staleness_bound_is_waited_for():
     result = replay([[1], [100]], "solo", rounds=100, staleness_bound=5)
     assert result.max_staleness == 5
@@ -79,6 +92,7 @@ def test_staler_gradients_are_worth_less():
     ([[0], [0]], {}, "0 s"),
     ([[1]], {"rounds": 0}, "rounds=0"),
     ([[1]], {"round_seconds": -1}, "round_seconds=-1"),
+    ([[1]], {"exchange_seconds": -1}, "exchange_seconds=-1"),
     ([[1]], {"staleness_bound": 0}, "staleness_bound=0"),
     ([[1]], {"policy": "most"}, "policy='most'"),
 ])
