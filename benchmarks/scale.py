@@ -232,7 +232,10 @@ def draw(result):
                 points = [(each["np"], each["rounds_per_second"]) for each in found
                           if general(each["policy"], each["np"]) == name]
                 axis.plot(*zip(*points), marker="o", markersize=3, label=name, linewidth=1.2)
+            sizes = sorted({each["np"] for each in found})
             axis.set(xscale="log", ylim=(0, None))
+            axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
+            axis.minorticks_off()
             axis.grid(alpha=0.3)
             if network == names[0]:
                 axis.set_title(imbalance, fontsize=10)
