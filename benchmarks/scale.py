@@ -86,15 +86,21 @@ def words_of(size, groups=1):
     return CACHE_WORDS + -(-_core.exchange_bits(size, groups) // 64)
 
 
-def negotiation(size):
-    """Messages and bytes of one exchange, with its wake-up: (mean of the ranks, busiest rank) of
-    each, sent and received."""
-    message = HEADER + 8 * words_of(size)
-    edges = size - 1  # each: a wake-up, one message up, one down; counted at both ends
+def short_messages(together):
+    """Headers that go over an edge of the tree before an exchange: a wake-up; or, where all ranks
+    are needed, that they come along, and that all have come."""
+    return 2 if together else 1
+
+
+def negotiation(size, together):
+    """Messages and bytes of one exchange, with what precedes it: (mean of the ranks, busiest rank)
+    of each, sent and received. `together`: see short_messages."""
+    short = short_messages(together)
+    bytes_of_edge = short * HEADER + 2 * (HEADER + 8 * words_of(size))  # one up, one down
+    edges = size - 1  # counted at both ends
     busiest = children(size) + (size > FAN_OUT + 1)
-    return {"messages": (3 * 2 * edges / size, 3 * busiest),
-            "bytes": (2 * edges * (HEADER + 2 * message) / size,
-                      busiest * (HEADER + 2 * message))}
+    return {"messages": ((short + 2) * 2 * edges / size, (short + 2) * busiest),
+            "bytes": (2 * edges * bytes_of_edge / size, busiest * bytes_of_edge)}
 
 
 def exchange_seconds(size, network, handling):
@@ -120,7 +126,8 @@ def fit_handling(samples, cores):
              .get("empty round")]
     if len(sizes) < 2:
         raise ValueError("the fit needs empty rounds of two numbers of ranks at least")
-    ends = [6 * (int(size) - 1) / min(cores, int(size)) for size in sizes]
+    per_edge = 2 * (short_messages(together=True) + 2)  # a flush needs all ranks
+    ends = [per_edge * (int(size) - 1) / min(cores, int(size)) for size in sizes]
     seconds = [common.spread(samples[size]["gloo"]["ours"]["empty round"])["median"]
                for size in sizes]
     slope, constant = np.polyfit(ends, seconds, 1)
@@ -167,7 +174,7 @@ def run(args):
                             steps, policy, rounds=args.rounds, round_seconds=ring,
                             exchange_seconds=exchange, seed=args.seed)
                         each = replay.exchanges / replay.rounds
-                        traffic = negotiation(size)
+                        traffic = negotiation(size, together=policy == "full")
                         rows.append({
                             "np": size, "network": name, "imbalance": imbalance,
                             "policy": policy, "exchange": exchange, "ring": ring,

@@ -59,11 +59,17 @@ def test_who_comes_during_a_round_is_late_and_goes_on_at_its_end():
 def test_exchanges_take_time_and_only_news_makes_one_due():
     # Rank 0 is ready after 1 s and rank 1 after 1.5 s: two exchanges, and the second lets the round
     # start 0.25 s later.
-    result = replay([[1], [1.5]], "full", rounds=10, exchange_seconds=0.25)
+    result = replay([[1], [1.5]], "first:2", rounds=10, exchange_seconds=0.25)
     assert (result.seconds, result.exchanges) == (10 * 1.75, 20)
     # What comes while an exchange is under way waits for the next one.
-    result = replay([[1], [1.5]], "full", rounds=10, exchange_seconds=1)
+    result = replay([[1], [1.5]], "first:2", rounds=10, exchange_seconds=1)
     assert (result.seconds, result.exchanges) == (10 * 3, 20)
+    # Where all are needed, there is one exchange, with all.
+    result = replay([[1], [1.5]], "full", rounds=10, exchange_seconds=0.25)
+    assert (result.seconds, result.exchanges) == (10 * 1.75, 10)
+    # So where one is, which is drawn: the other is heard with it.
+    result = replay([[1], [1.5]], "majority", rounds=10)
+    assert result.exchanges == 10
     # Rank 1 is late each time, which is no news.
     result = replay([[1], [1.5]], "solo", rounds=10)
     assert (result.seconds, result.exchanges, result.submissions) == (10, 10, 16)

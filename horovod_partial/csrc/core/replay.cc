@@ -95,14 +95,16 @@ public:
       // The next exchange: it knows whoever has submitted by then.
       now_ = std::max(now_, arrivals_.top().first);
       const RankSet vetoes = view_[Say::kVeto];
-      bool news = false;
+      RankSet fresh(size_);
       while (!arrivals_.empty() && arrivals_.top().first <= now_) {
         const Arrival arrival = arrivals_.top();
         arrivals_.pop();
-        news = Submit(arrival.second, arrival.first) || news;
+        if (Submit(arrival.second, arrival.first)) {
+          fresh.Add(arrival.second);
+        }
       }
-      if (!news && view_[Say::kVeto] == vetoes) {
-        continue; // late submissions alone, which nobody waits for
+      if (!Due(fresh, !(vetoes - view_[Say::kVeto]).Empty())) {
+        continue;
       }
       Tune();
       ++exchanges_;
@@ -123,6 +125,26 @@ private:
     step_[rank] = source_(rank, since);
     known_[rank] = rounds_;
     arrivals_.push({since + step_[rank], rank});
+  }
+
+  // Whether an exchange is due when `fresh` have become ready, as Member::Wants
+  // has it: with all for `full`; not before a committee that is still to come.
+  bool Due(const RankSet& fresh, bool unvetoes) const {
+    const Policy& policy = spec_.policy;
+    if (policy.kind == PolicyKind::kFull) {
+      return view_[Say::kReady].Full();
+    }
+    if (unvetoes || fresh.Empty()) {
+      return unvetoes;
+    }
+    if (policy.kind != PolicyKind::kMajority &&
+        policy.kind != PolicyKind::kQuorum) {
+      return true;
+    }
+    const RankSet committee =
+        DrawCommittee(spec_.seed, spec_.name, view_.round, policy.k, size_);
+    return !((fresh - committee) == fresh) ||
+           (committee - view_[Say::kReady]).Empty();
   }
 
   // False when it is late.

@@ -67,10 +67,9 @@ struct ReplayResult {
 // rank that comes to the end of its steps begins them anew. One thread, no
 // randomness but the policy's draws, about a microsecond per submission. Under
 // policy auto, K changes as it would on real ranks. An exchange begins as soon
-// as some rank has something new to say and the last one is over; what comes
-// later waits for the next one. Not modelled: updates that a late rank makes
-// for each missed round beyond those within `steps`, waits for anything but
-// rounds.
+// as ranks want one (Member::Wants) and the last one is over; what comes later
+// waits for the next one. Not modelled: updates that a late rank makes for each
+// missed round beyond those within `steps`, waits for anything but rounds.
 //
 // Throws std::invalid_argument unless there is a rank, each has steps, none
 // takes less than 0 s, and not all take 0 s.
