@@ -97,8 +97,8 @@ DRAWN = 2  # the initiator of majority there
 def policies():
     """When one and the same round starts under each policy."""
     rows = [("solo", 0, ""), ("first:2", 1, ""), ("majority", DRAWN, f": rank {DRAWN} was drawn"),
-            ("first:3", 2, ""), ("full", 3, "")]
-    figure = Figure(figsize=(9, 3.3), layout="constrained")
+            ("first:3", 2, ""), ("full", 3, ""), ("auto", 2, ": its K is 3 at present")]
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.subplots()
     axes.set_xlim(0, 7)
