@@ -17,6 +17,7 @@ from documents import DOCUMENTS
 PATH = "tests/documents/test_user_path.py::"
 JOBS = "tests/integration/test_jobs.py::"
 PATCHES = "tests/patches/test_patches.py::"
+ENVIRONMENTS = "tests/integration/test_launch_environments.py::"
 
 # Command: the tests that run it. What `make` is to run is also looked at below.
 TABLE = {
@@ -28,6 +29,10 @@ TABLE = {
     'HOROVOD_PARTIAL_SCHEDULES=200000 make test-core ARGS="-k random_schedules"': [
         "tests/core/test_simulation.py::test_invariants_hold_in_random_schedules"],
     "make setup": [".ci/run"],
+    "make test-hosts": ["tests/hosts/test_hosts.py::test_bodies"],
+    "make test-long": ["tests/integration/test_memory.py::test_memory_stays_flat",
+                       "tests/integration/test_faults.py::test_a_rank_that_stands_still_loses_nothing"],
+    "make bench": ["tests/single/test_benchmarks.py::test_a_job_takes_turns_with_another"],
     "make soak": [JOBS + "test_a_short_soak"],
     "make sanitize": ["tests/sanitize/test_sanitize.py::test_everything_that_a_job_does"],
     "make lint": ["tests/documents/test_commands.py::test_lint"],
@@ -66,6 +71,17 @@ TABLE = {
         JOBS + "test_a_stock_script_runs_unchanged"],
     "mpirun -np 4 -x HOROVOD_PARTIAL_POLICY=first:3 -x HOROVOD_CONTROLLER=mpi "
     "-x HOROVOD_CPU_OPERATIONS=mpi python train.py": [JOBS + "test_a_rank_that_ends_early_drains"],
+    "python -m horovod_partial.check": [
+        ENVIRONMENTS + "TestCheck::test_it_passes_and_minds_no_settings_of_a_job"],
+    "horovodrun -np 4 -H one:2,two:2 python -m horovod_partial.check --here": [
+        ENVIRONMENTS + "TestCheck::test_as_ranks_of_a_launcher"],
+    "horovodrun --partial first:3 -np 4 -H one:2,two:2 --ssh-port 2222 --ssh-identity-file KEY "
+    "python train.py": [ENVIRONMENTS + "test_hosts_by_ssh"],
+    "export HOROVOD_PARTIAL_POLICY=first:3 HOROVOD_CONTROLLER=mpi HOROVOD_CPU_OPERATIONS=mpi": [
+        ENVIRONMENTS + "test_slurm"],
+    "srun --mpi=pmix -n 4 python train.py": [ENVIRONMENTS + "test_slurm"],
+    "mpirun -np $SLURM_NTASKS --bind-to none python train.py": [ENVIRONMENTS + "test_slurm"],
+    "horovodrun --partial first:3 -np $SLURM_NTASKS python train.py": [ENVIRONMENTS + "test_slurm"],
     "horovodrun --config-file job.yaml -np 4 python train.py": [
         "tests/documents/test_snippets.py::test_configuration_files",
         "tests/single/test_launch.py::test_the_command_line_wins_over_the_configuration_file"],
@@ -131,14 +147,15 @@ def test_horovodrun_takes_these_arguments(command, monkeypatch, tmp_path):
     from horovod.runner import launch
     from horovod.runner.common.util import config_parser
 
-    words = [w for w in shlex.split(command) if not w.startswith("HOROVOD_")]
+    words = [w for w in shlex.split(command.replace("$SLURM_NTASKS", "4"))
+             if not w.startswith("HOROVOD_")]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "job.yaml").write_text(documents.snippets("yaml")[0].code)
     monkeypatch.setattr(sys, "argv", words)
     args = launch.parse_args()
     environment = config_parser.set_env_from_args({}, args)
     assert args.command[:1] == ["python"] and args.num_proc >= 1
-    assert ("HOROVOD_PARTIAL_POLICY" in environment) == ("partial" in command
+    assert ("HOROVOD_PARTIAL_POLICY" in environment) == ("--partial" in command
                                                           or "config-file" in command)
 
 
