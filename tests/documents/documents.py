@@ -1,11 +1,12 @@
-"""README, CONTRIBUTING and docs/ as the tests read them: their commands, code and links."""
+"""README, CONTRIBUTING, examples/README and docs/ as the tests read them: their commands, code and links."""
 
 import re
 from typing import NamedTuple
 
 from common import ROOT
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "examples/README.md",
+             *sorted((ROOT / "docs").rglob("*.md"))]
 SHELL = ("sh", "bash", "console", "shell")
 _FENCE = re.compile(r"(?ms)^```(\{?[\w-]*\}?)[^\n]*\n(.*?)^```$")
 _INLINE = re.compile(r"(?<!`)`([^`\n]+(?:\n[^`\n]+)?)`(?!`)")

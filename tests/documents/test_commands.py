@@ -1,4 +1,4 @@
-"""Every command in README, CONTRIBUTING and docs/ is run by a test: here, or by the one that a row
+"""Every command in README, CONTRIBUTING, examples/ and docs/ is run by a test: here, or by the one that a row
 of TABLE names."""
 
 import ast
@@ -17,6 +17,7 @@ from documents import DOCUMENTS
 PATH = "tests/documents/test_user_path.py::"
 JOBS = "tests/integration/test_jobs.py::"
 PATCHES = "tests/patches/test_patches.py::"
+EXAMPLES = "tests/integration/test_examples.py::"
 ENVIRONMENTS = "tests/integration/test_launch_environments.py::"
 
 # Command: the tests that run it. What `make` is to run is also looked at below.
@@ -32,7 +33,10 @@ TABLE = {
     "make test-hosts": ["tests/hosts/test_hosts.py::test_bodies"],
     "make test-long": ["tests/integration/test_memory.py::test_memory_stays_flat",
                        "tests/integration/test_faults.py::test_a_rank_that_stands_still_loses_nothing"],
-    "make bench": ["tests/single/test_benchmarks.py::test_a_job_takes_turns_with_another"],
+    "make bench": [
+        "tests/single/test_benchmarks.py::test_a_job_takes_turns_with_another",
+        "tests/single/test_benchmarks.py::"
+        "test_the_report_has_measured_and_wanted_values_and_verdicts"],
     "make soak": [JOBS + "test_a_short_soak"],
     "make sanitize": ["tests/sanitize/test_sanitize.py::test_everything_that_a_job_does"],
     "make lint": ["tests/documents/test_commands.py::test_lint"],
@@ -66,6 +70,20 @@ TABLE = {
         "tests/single/test_report.py::test_the_cost_of_staleness_decides"],
     "horovodrun -np 4 python examples/tensorflow2_keras_digits.py": [
         JOBS + "TestDemos::test_four_ranks"],
+    "pip install -r requirements/examples.txt": [
+        "tests/documents/test_commands.py::test_pip_commands"],
+    "python examples/pytorch_cifar10_resnet.py --make-sample data/cifar10-sample": [
+        EXAMPLES + "test_resnet_on_cifar10"],
+    "horovodrun -np 2 python examples/pytorch_cifar10_resnet.py --data data/cifar10-sample "
+    "--batch-size 32 --epochs 5 --warm-up 1": [EXAMPLES + "test_resnet_on_cifar10"],
+    "python examples/pytorch_imagenet_resnet50.py --make-sample data/imagenet-sample": [
+        EXAMPLES + "test_resnet_on_imagenet_by_slurm_carries_on_from_a_checkpoint"],
+    "horovodrun -np 2 python examples/pytorch_imagenet_resnet50.py --data data/imagenet-sample "
+    "--model resnet18 --image-size 64 --batch-size 8 --epochs 4 --warm-up 1": [
+        EXAMPLES + "test_resnet_on_imagenet_by_slurm_carries_on_from_a_checkpoint"],
+    "echo localhost:2 > hosts": [EXAMPLES + "test_elastic_digits"],
+    "horovodrun -np 2 --min-np 2 --max-np 4 --host-discovery-script examples/discover_hosts.sh "
+    "python examples/elastic_digits.py": [EXAMPLES + "test_elastic_digits"],
     "horovodrun -np 4 --mpi python train.py": [JOBS + "test_a_stock_script_runs_unchanged"],
     "mpirun -np 4 -x HOROVOD_CONTROLLER=mpi -x HOROVOD_CPU_OPERATIONS=mpi python train.py": [
         JOBS + "test_a_stock_script_runs_unchanged"],
@@ -74,7 +92,7 @@ TABLE = {
     "python -m horovod_partial.check": [
         ENVIRONMENTS + "TestCheck::test_it_passes_and_minds_no_settings_of_a_job"],
     "horovodrun -np 4 -H one:2,two:2 python -m horovod_partial.check --here": [
-        ENVIRONMENTS + "TestCheck::test_as_ranks_of_a_launcher"],
+        ENVIRONMENTS + "TestCheck::test_as_ranks_of_a_launcher", ENVIRONMENTS + "test_hosts_by_ssh"],
     "horovodrun --partial first:3 -np 4 -H one:2,two:2 --ssh-port 2222 --ssh-identity-file KEY "
     "python train.py": [ENVIRONMENTS + "test_hosts_by_ssh"],
     "export HOROVOD_PARTIAL_POLICY=first:3 HOROVOD_CONTROLLER=mpi HOROVOD_CPU_OPERATIONS=mpi": [
@@ -201,4 +219,6 @@ def test_pip_commands():
             name, _, version = line.partition("==")
             installed = importlib.metadata.version(name)
             assert installed.partition("+")[0] == version, name
-    assert "pip install --quiet --no-build-isolation" in (ROOT / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text()
+    assert "pip install --quiet --no-build-isolation" in makefile
+    assert "pip install --quiet -r requirements/examples.txt" in makefile
