@@ -82,8 +82,9 @@ def train(args, model, batches, test_batches, images, drops):
     def at_flush(round_index):
         """On all ranks at the same round: the place for what all do together."""
         test_loss, accuracy = validate(model, test_batches())
-        history.add(round_index, learning_rate=schedule(round_index - 1), test_loss=test_loss,
-                    accuracy=accuracy)
+        # What a checkpoint of Keras counts: a flush to which nobody contributed is no update.
+        history.add(int(model.optimizer.iterations), learning_rate=schedule(round_index - 1),
+                    test_loss=test_loss, accuracy=accuracy)
         if hvd.rank() == 0:
             beside = checkpoint.with_name("new.keras")
             model.save(beside)

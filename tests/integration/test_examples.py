@@ -126,7 +126,7 @@ def test_keras_on_imagenet_carries_on_from_a_checkpoint(launch, tmp_path):
     assert "differ between ranks" not in output
     again, second = trained(tmp_path)["history"]
     assert again == first
-    assert 16 <= second["round"] < 24
+    assert first["round"] < second["round"] <= 16  # flushes are rounds, but no updates
 
 
 def test_mpi4py(launch, tmp_path):

@@ -204,7 +204,7 @@ class TestDemos:
     def test_four_ranks(self, launch, tmp_path, demo, imbalance):
         results, output = self.run(launch, tmp_path, demo, 4, "--imbalance", imbalance)
         assert [row["policy"] for row in results["summary"]] == [
-            "full", "solo", "majority", "first:3"]
+            "full", "solo", "majority", "first:3", "auto"]
         assert results["emulated_compute"] and "emulated" in output
         for run in results["runs"]:
             assert run["rounds"] >= 12 and run["replicas_identical"]

@@ -85,8 +85,9 @@ class TestCheck:
         assert "ok: 2 ranks" in result.stdout and "each of 40 contributions" in result.stdout
 
     def test_as_ranks_of_a_launcher(self, launch):
-        result = launch(2, ["-m", "horovod_partial.check", "--here", "--framework", "tensorflow"],
-                        "mpi")
+        # -P: the installed package, not the sources in this folder.
+        result = launch(2, ["-P", "-m", "horovod_partial.check", "--here",
+                            "--framework", "tensorflow"], "mpi")
         assert result.returncode == 0, result.output
         assert result.output.count("partial rounds (majority) of tensorflow") == 1, result.output
 
