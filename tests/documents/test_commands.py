@@ -37,6 +37,8 @@ TABLE = {
         "tests/single/test_benchmarks.py::test_a_job_takes_turns_with_another",
         "tests/single/test_benchmarks.py::"
         "test_the_report_has_measured_and_wanted_values_and_verdicts"],
+    "python benchmarks/auto_simulation.py --first-seed 100 --seeds 61": [
+        "tests/single/test_benchmarks.py::test_auto_finds_the_slow_worker_in_the_simulation"],
     "make soak": [JOBS + "test_a_short_soak"],
     "make sanitize": ["tests/sanitize/test_sanitize.py::test_everything_that_a_job_does"],
     "make lint": ["tests/documents/test_commands.py::test_lint"],

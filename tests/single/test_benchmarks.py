@@ -183,3 +183,15 @@ def test_a_job_takes_turns_with_another(tmp_path):
     assert losses[-1] < losses[0]
     assert (tmp_path / "hyperplane.png").exists()
     assert "| 20 |" in run.stdout
+
+
+def test_auto_finds_the_slow_worker_in_the_simulation(tmp_path):
+    subprocess.run([sys.executable, ROOT / "benchmarks/auto_simulation.py", "--patterns",
+                    "persistent", "--seeds", "2", "--output", tmp_path], check=True, timeout=120)
+    results = json.loads((tmp_path / "results.json").read_text())
+    for run in results["runs"]:
+        if run["policy"] == "auto":  # one of 8 is slow for good
+            assert [change[1:3] for change in run["changes"]] == [[8, 7]]
+    seconds = {row["policy"]: row["seconds"] for row in results["summary"]["persistent"]}
+    assert seconds["auto"] < min(seconds["solo"], seconds["majority"], seconds["full"])
+    assert (tmp_path / "auto.png").stat().st_size > 10_000
