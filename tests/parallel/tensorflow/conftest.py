@@ -32,3 +32,12 @@ def hvd(_initialized):
     for name in ("allreduce", "allgather", "broadcast"):
         setattr(both, name, getattr(_initialized, name))
     return both
+
+
+@pytest.fixture(autouse=True)
+def _names_from_the_start():
+    """Keras counts models and optimizers in their names, by which variables are broadcast; a body
+    may have made some on one rank alone."""
+    import keras
+
+    keras.utils.clear_session(free_memory=False)
