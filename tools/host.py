@@ -65,7 +65,9 @@ def unpack(archive_path, target):
     target = Path(target)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         with tarfile.open(archive_path) as tar:
-            tar.extractall(scratch, filter="data")
+            # As an attribute: Debian 12's Python, 3.11.2, knows no filters.
+            tar.extraction_filter = getattr(tarfile, "data_filter", None)
+            tar.extractall(scratch)
         shutil.move(Path(scratch) / f"horovod-{VERSION}", target)
 
 

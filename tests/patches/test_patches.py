@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 
 import pytest
 
@@ -82,6 +83,15 @@ def test_a_second_preparation_touches_only_what_changed(tmp_path, copy):
     changed = [str(p.relative_to(tree)) for p, when in files.items()
                if p.stat().st_mtime_ns != when]
     assert changed == ["horovod/__init__.py"]
+
+
+def test_debians_python_unpacks_too(tmp_path, monkeypatch):
+    """3.11.2 has no filters for archives."""
+    extract = tarfile.TarFile.extractall
+    monkeypatch.setattr(tarfile.TarFile, "extractall", lambda self, path: extract(self, path))
+    monkeypatch.delattr(tarfile, "data_filter")
+    host.unpack(host.archive(ROOT / "build"), tmp_path / "source")
+    assert (tmp_path / "source/setup.py").is_file()
 
 
 def build(tmp_path, **env):
