@@ -105,18 +105,17 @@ def resetting(failure):
 def call_of_a_worker():
     """Around a function that a launcher calls in a process that lives on, as Ray's executor does.
 
-    Until the next call no round waits for this rank. When the function raises, Horovod shuts down
-    here, and with that on the ranks that train on.
+    Until the next call no round waits for this rank. When the function raises in a partial job,
+    Horovod shuts down here, and with that on the ranks that train on.
     """
-    global _failed
     while _resting:
         _resting.pop().leave_excused()
     try:
         yield
     except BaseException:
-        _failed = _partial_job
-        for basics in _initialized():
-            basics.shutdown()
+        if _is_partial():
+            for basics in _initialized():
+                basics.shutdown()
         raise
     for basics in _initialized():
         library = _native.Library(basics.MPI_LIB_CTYPES)
@@ -125,15 +124,19 @@ def call_of_a_worker():
 
 
 def _initialized():
-    """The HorovodBasics that have partial groups and a life."""
-    return [basics for basics in _renewals if basics.is_initialized()]
+    """The HorovodBasics that have a life, be it that this rank has no partial group yet."""
+    modules = [sys.modules.get(f"horovod.{framework}.mpi_ops") for framework in ("torch", "tensorflow")]
+    return [module._basics for module in modules if module and module._basics.is_initialized()]
+
+
+def _is_partial():
+    return _partial_job or bool(os.environ.get(config.POLICY))
 
 
 def shut_down(basics, shut_down_horovod):
     """Called by ``hvd.shutdown()`` and at exit: drains where that is due, shuts Horovod down, and
     says what was in no round."""
-    partial = _partial_job or bool(os.environ.get(config.POLICY))
-    if not partial or not basics.is_initialized():
+    if not _is_partial() or not basics.is_initialized():
         shut_down_horovod()
         return
     reset = _resetting

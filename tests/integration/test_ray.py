@@ -34,10 +34,10 @@ def cluster(tmp_path_factory):
 def executor():
     executors = []
 
-    def start(**arguments):
+    def start(executable_cls=None, **arguments):
         executors.append(RayExecutor(RayExecutor.create_settings(timeout_s=120, nics={"lo"}),
                                      use_current_placement_group=False, **arguments))
-        executors[-1].start(extra_env_vars=POLICY)
+        executors[-1].start(executable_cls, extra_env_vars=POLICY)
         return executors[-1]
 
     yield start
@@ -45,36 +45,45 @@ def executor():
         each.shutdown()
 
 
-def train(steps):
-    """A script for stock Horovod; ranks do different numbers of steps."""
-    import torch
+class Training:
+    """A script for stock Horovod, whose replica lives as long as the worker."""
 
-    import horovod.torch as hvd
+    def __init__(self):
+        import torch
 
-    hvd.init()
-    model = torch.nn.Linear(4, 2)
-    optimizer = hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=0.01),
-                                         named_parameters=model.named_parameters())
-    hvd.broadcast_parameters(model.state_dict(), root_rank=0)
-    for _ in range(steps[hvd.rank()]):
-        optimizer.zero_grad()
-        model(torch.randn(8, 4)).pow(2).sum().backward()
-        optimizer.step()
-    return hvd.rank(), hvd.size(), optimizer._partial.settings.policy, optimizer.stats()["submissions"]
+        import horovod.torch as hvd
+
+        hvd.init()
+        self.model = torch.nn.Linear(4, 2)
+        self.optimizer = hvd.DistributedOptimizer(torch.optim.SGD(self.model.parameters(), lr=0.01),
+                                                  named_parameters=self.model.named_parameters())
+        hvd.broadcast_parameters(self.model.state_dict(), root_rank=0)
+
+    def train(self, steps):
+        """Ranks do different numbers of steps."""
+        import torch
+
+        import horovod.torch as hvd
+
+        for _ in range(steps[hvd.rank()]):
+            self.optimizer.zero_grad()
+            self.model(torch.randn(8, 4)).pow(2).sum().backward()
+            self.optimizer.step()
+        return (hvd.rank(), hvd.size(), str(self.optimizer._partial.settings.policy),
+                self.optimizer.stats()["submissions"])
 
 
 def test_an_unmodified_function_trains_partially(executor):
-    """The rank that does little is not waited for by the one that goes on."""
-    answers = executor(num_workers=2).run(train, args=[(3, 40)])
-    assert [(rank, size, str(policy)) for rank, size, policy, _ in answers] == [
-        (0, 2, "first:1"), (1, 2, "first:1")]
-    assert [submissions for *_, submissions in answers] == [3, 40]
+    answers = executor(num_workers=2).run(lambda steps: Training().train(steps), args=[(3, 40)])
+    assert answers == [(0, 2, "first:1", 3), (1, 2, "first:1", 40)]
 
 
-def test_calls_follow_one_another(executor):
-    workers = executor(num_hosts=1, num_workers_per_host=2)
-    for steps in [(2, 20), (20, 2)]:
-        assert [answer[3] for answer in workers.run(train, args=[steps])] == list(steps)
+def test_rounds_do_not_wait_for_a_worker_between_calls(executor):
+    """Its replica lives on, and falls behind further than the staleness bound allows."""
+    workers = executor(Training, num_hosts=1, num_workers_per_host=2)
+    for steps, sums in [((2, 20), [2, 20]), ((20, 2), [22, 22])]:
+        answers = workers.execute(lambda training, steps=steps: training.train(steps))
+        assert [answer[3] for answer in answers] == sums
 
 
 def fail():
@@ -83,9 +92,13 @@ def fail():
     hvd.init()
     if hvd.rank() == 1:
         raise ValueError("a bug")
-    train((1_000_000, 0))
+    Training().train((1_000_000, 0))
 
 
 def test_a_function_that_fails_ends_the_job(executor):
-    with pytest.raises(ray.exceptions.RayTaskError, match="a bug|shut down|HorovodInternalError"):
-        executor(num_workers=2).run(fail)
+    """The other rank learns of it."""
+    first, second = executor(num_workers=2).run_remote(fail)
+    with pytest.raises(ray.exceptions.RayTaskError, match="a bug"):
+        ray.get(second, timeout=120)
+    with pytest.raises(ray.exceptions.RayTaskError, match="HorovodInternalError"):
+        ray.get(first, timeout=120)
