@@ -16,7 +16,8 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: `make test-ray` i
 from horovod.ray import RayExecutor  # noqa: E402
 
 POLICY = {"HOROVOD_PARTIAL_POLICY": "first:1", "HOROVOD_PARTIAL_STALENESS_BOUND": "2"}
-pytestmark = pytest.mark.timeout(300)
+# By a thread: signals do not end a wait for Ray.
+pytestmark = pytest.mark.timeout(300, method="thread")
 # Workers cannot import this file.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
