@@ -112,7 +112,7 @@ ssh-keygen -q -t ed25519 -N '' -f ~/keys/id_ed25519
 start-worker ~/keys 2222 2> ~/worker.log &
 trap 'kill $!' EXIT
 until grep -q 'Server listening' ~/worker.log; do kill -0 $!; done
-horovodrun --partial first:2 -np 4 -H localhost:2,127.0.0.2:2 --ssh-port 2222 \
+horovodrun --gloo --partial first:2 -np 4 -H localhost:2,127.0.0.2:2 --ssh-port 2222 \
   --ssh-identity-file ~/keys/id_ed25519 --network-interfaces lo \
   python -m horovod_partial.check --here
 """
