@@ -87,7 +87,7 @@ def check(directory):
 
     library, = packages.glob("horovod/torch/mpi_lib_v2*.so")
     needs = run("readelf", "--dynamic", "--wide", library, stdout=subprocess.PIPE)
-    for name in ("libnccl.so", "libtorch_cuda.so"):
+    for name in ("libnccl.so", "libcudart.so", "libc10_cuda.so"):
         if name not in needs:
             sys.exit(f"error: {library} is not linked to {name}:\n{needs}")
     built = run(python.parent / "horovodrun", "--check-build", stdout=subprocess.PIPE,
