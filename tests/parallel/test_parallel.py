@@ -89,9 +89,8 @@ class TestEnvironments:
 
 def run(launch, tmp_path, framework, np, bodies, backend="gloo", env=None, options=()):
     env = {**(env or {}), "HOROVOD_PARTIAL_TEST_EVENTS": str(tmp_path / "store"),
-           "HOROVOD_PARTIAL_TEST_FRAMEWORK": framework}
-    if framework == "torch" and np == 2:
-        env["HOROVOD_SAFETY_CYCLE_SECONDS"] = "1000"  # a lost wake-up is a hang
+           "HOROVOD_PARTIAL_TEST_FRAMEWORK": framework,
+           "HOROVOD_SAFETY_CYCLE_SECONDS": "1000"}  # a lost wake-up is a hang
     bodies = [str(HERE / body) for body in bodies]
     result = launch(np, [str(HERE / "run_rank.py"), *bodies], backend, env, timeout=800,
                     options=options, imported=framework)

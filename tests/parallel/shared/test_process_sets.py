@@ -130,6 +130,24 @@ def test_join_counts_as_flush_in_every_set(fw, hvd, name, ranks, needs_two, sets
         assert len({digests[r] for r in some}) == 1
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_join_lets_waiting_sets_go_on(fw, hvd, events, name, ranks, sets, known):
+    """A set waits for one rank alone, which joins: it has nothing to tell but that."""
+    rank, size = ranks
+    if size < 3:
+        pytest.skip("needs three ranks")
+    settings = dict(policy="full", op=hvd.Sum, process_set=sets(range(1, size)))
+    if known and rank > 0:
+        hvd.partial_allreduce([fw.code(rank)], name, **settings)
+    waiting = fw.start([fw.code(rank)], name, **settings) if rank > 1 else None
+    hvd.allreduce(fw.tensor([0.0]), name=name + ".meet")  # all know now who waits
+    events.barrier()  # and no cycle is under way that could take a join along
+    if waiting is not None:
+        done, = waiting.result()
+        assert fw.values(done.tensors[0]) == [2**size - 4] * 3
+    hvd.join()
+
+
 @dynamic_only
 def test_sets_come_and_go_while_others_train(fw, hvd, name, ranks, needs_two):
     """Who waits in add_process_set or remove_process_set is excused; a set's groups go with it."""
