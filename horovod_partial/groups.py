@@ -11,6 +11,7 @@ import warnings
 import weakref
 from typing import NamedTuple
 
+from horovod.common.exceptions import HorovodInternalError
 from horovod.common.process_sets import ProcessSet
 
 from horovod_partial import _native, config, lifecycle
@@ -447,7 +448,11 @@ class TrainingGroup:
         """Hands in gradients, or what is left of them: the ``addresses`` of memory that ``keep``
         holds."""
         self._journal.submitted()
-        ticket = self._ask(Ask.SUBMIT, addresses, first=self._first)
+        try:
+            ticket = self._ask(Ask.SUBMIT, addresses, first=self._first)
+        except HorovodInternalError:
+            self._forget_parts()  # Horovod is down: nobody reads them any more
+            raise
         self._forget_parts()
         if self._member is None:
             self._member = self.process_set.rank()

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
+from horovod.common.exceptions import HorovodInternalError
 from horovod.torch.compression import Compression
 from horovod.torch.mpi_ops import Average, global_process_set, rank, size
 
@@ -276,7 +277,8 @@ class _PartialOptimizer(PartialOptimizer):
 
     def _hand_in(self):
         """Submits the buckets that have their gradients, in order; the last one is step()'s. After
-        an interrupted step, or with a checkpoint's send buffer, all of them are."""
+        an interrupted step, or with a checkpoint's send buffer, all of them are; and once Horovod
+        is down, so that step() fails, not backward in the middle."""
         partial = self._partial
         if (partial.under_way is not None or partial.restored is not None or self._restored_pending
                 or self._synchronized is not None or not self._should_synchronize):
@@ -289,7 +291,10 @@ class _PartialOptimizer(PartialOptimizer):
             if part == len(self._parts) - 1 or self._awaited[part] > 0:
                 return
             contribution = self._contribution(first, first + self._parts[part])
-            partial.hand_in(addresses(contribution.arrays), contribution)
+            try:
+                partial.hand_in(addresses(contribution.arrays), contribution)
+            except HorovodInternalError:
+                return
             self._handed_in.extend(contribution)
             first = partial.handed_in
 

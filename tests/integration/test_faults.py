@@ -43,6 +43,8 @@ DEATHS = [
     ("in the middle of a round", "-", "excused", "computing"),
     ("in the middle of a round", "synchronous", "-", "join"),
     ("in the middle of a round", "-", "draining", "step"),
+    ("between two buckets", "-", "step", "flush"),
+    ("between two buckets", "flush", "-", "computing"),
     ("flushing", "round", "-", "polled round"),
     ("comparing", "flush", "flush", "-"),
     ("before a transfer", "-", "drifted flush", "join"),

@@ -59,11 +59,13 @@ def die_once_more(measure):
 
 
 weight = torch.nn.Parameter(torch.zeros(LARGE if "middle" in death else 4))
+bias = torch.nn.Parameter(torch.zeros(4))
 
 
 def step():
     optimizer.zero_grad()
-    (weight * 2.0**hvd.rank()).sum().backward()
+    loss = (weight * 2.0**hvd.rank()).sum()
+    (loss + (bias * 2.0**hvd.rank()).sum()).backward()  # the bias comes first
     optimizer.step()
 
 
@@ -151,6 +153,18 @@ def in_the_middle_of_a_round():
     threading.Event().wait()
 
 
+def between_two_buckets():
+    def die_when_the_first_is_reduced(gradient):
+        stats = optimizer.stats()
+        # After rounds of the others alone, buckets wait for the last one.
+        while stats["parts"] % 2 == 0 and stats["pending"] == 0:
+            stats = optimizer.stats()
+        die()
+
+    weight.register_hook(die_when_the_first_is_reduced)
+    step()
+
+
 def flushing():
     dies_in_wait()
     optimizer.flush()
@@ -208,6 +222,7 @@ DEATHS = {
     "submitting": submitting,
     "before a round": before_a_round,
     "in the middle of a round": in_the_middle_of_a_round,
+    "between two buckets": between_two_buckets,
     "flushing": flushing,
     "comparing": comparing,
     "before a transfer": before_a_transfer,
@@ -224,8 +239,9 @@ hvd.init()
 rank = hvd.rank()
 if any("process set" in place for place in places):
     two = hvd.add_process_set(sorted({victim, (victim + 1) % 3}))
-optimizer = hvd.DistributedOptimizer(torch.optim.SGD([weight], lr=1.0, momentum=0.9), op=hvd.Sum,
-                                     policy="solo", staleness_bound=4)
+optimizer = hvd.DistributedOptimizer(
+    torch.optim.SGD([weight, bias], lr=1.0, momentum=0.9), op=hvd.Sum, policy="solo",
+    staleness_bound=4, bucket_cap_mb=1e-6 if "buckets" in death else None)
 optimizer.flush()
 if rank == victim:
     until("go")

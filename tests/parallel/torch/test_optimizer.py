@@ -250,7 +250,8 @@ def test_grad_scaler_and_a_step_skipped_for_an_overflow(hvd, events, name, ranks
     assert weight.item() == -(2**size - 1) / size
 
 
-def test_state_dict_carries_on_exactly(hvd, events, name, ranks, needs_two):
+@pytest.mark.parametrize("bucket_cap_mb", [None, 1e-6])
+def test_state_dict_carries_on_exactly(hvd, events, name, ranks, needs_two, bucket_cap_mb):
     """Without a flush: a send buffer and pending rounds are in the checkpoint."""
     rank, size = ranks
 
@@ -272,7 +273,7 @@ def test_state_dict_carries_on_exactly(hvd, events, name, ranks, needs_two):
         model = build()
         optimizer = hvd.DistributedOptimizer(
             torch.optim.Adam(model.parameters(), lr=0.01), model.named_parameters(),
-            policy="solo", name=name + suffix, staleness_bound=100)
+            policy="solo", name=name + suffix, staleness_bound=100, bucket_cap_mb=bucket_cap_mb)
         optimizer.flush()
         events.barrier()
         return model, optimizer

@@ -217,6 +217,18 @@ def test_an_interrupted_step_is_made_up_for_at_its_end(hvd, name, needs_two):
     training.check()
 
 
+def test_replicas_are_made_the_same_in_rounds(hvd, name, ranks, needs_two):
+    """resync_every: a heal waits until all ranks are at the end of a step, not between buckets."""
+    rank, _ = ranks
+    training = Training(hvd, name, EACH, momentum=0.5, policy="first:2", catch_up="latest",
+                        resync_every=5)
+    for _ in hvd.rounds(training.optimizer, 25):
+        training.step(training.optimizer.round)
+    assert training.optimizer.stats()["heals"] >= 2
+    digests = hvd.allgather_object(replica.digest(training.optimizer))
+    assert len(set(digests)) == 1
+
+
 def test_caps_that_differ_are_told_to_every_rank(hvd, name, ranks, needs_two):
     training = Training(hvd, name, EACH if ranks[0] == 0 else 80 / 2**20)
     with pytest.raises(ValueError, match="bucket_cap_mb"):
