@@ -65,7 +65,7 @@ bench: $(VENV)/.built $(VENV)/.examples ## Short benchmarks and a report in resu
 	$(BENCH) all --short $(ARGS)
 
 .PHONY: bench-full
-bench-full: $(VENV)/.built $(VENV)/.examples ## The benchmarks' full form, on a quiet machine: about 40 minutes
+bench-full: $(VENV)/.built $(VENV)/.examples ## The benchmarks' full form, on a quiet machine: about an hour
 	$(BENCH) all $(ARGS)
 
 .PHONY: bench-docs

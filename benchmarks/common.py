@@ -27,18 +27,25 @@ def spread(samples):
 
 def paired_ratio(numerator, denominator):
     """The median of the ratios of samples that were measured in pairs, with a 95 % confidence
-    interval by the bootstrap: pairs are drawn anew, 9,999 times. (None where there is one pair.)"""
+    interval by the bootstrap: pairs are drawn anew, 9,999 times. (None where there is one pair.)
+    A numerator may be infinite: a time to something that did not come."""
     if len(numerator) != len(denominator) or not numerator:
         raise ValueError(f"{len(numerator)} and {len(denominator)} samples are no pairs")
     ratios = np.asarray(numerator, float) / np.asarray(denominator, float)
+    most = max(ratios[np.isfinite(ratios)], default=0.0)
+    bounded = np.minimum(ratios, 1e9 * (most + 1))  # so that what is between two is a number
+
+    def unbounded(value):
+        return float(value) if value <= most * (1 + 1e-9) else float("inf")
+
     low = high = None
     if len(ratios) > 1:
         from scipy import stats
 
-        interval = stats.bootstrap((ratios,), np.median, method="percentile", n_resamples=9999,
+        interval = stats.bootstrap((bounded,), np.median, method="percentile", n_resamples=9999,
                                    rng=np.random.default_rng(0)).confidence_interval
-        low, high = float(interval.low), float(interval.high)
-    return {"ratio": float(np.median(ratios)), "low": low, "high": high, "n": len(ratios)}
+        low, high = unbounded(interval.low), unbounded(interval.high)
+    return {"ratio": unbounded(np.median(bounded)), "low": low, "high": high, "n": len(ratios)}
 
 
 def show_spread(value, scale=1.0, digits=3):

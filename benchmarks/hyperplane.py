@@ -56,7 +56,7 @@ class Task:
         return self.torch.optim.SGD(parameters, lr=rate)
 
     def rate(self, round_index):
-        return 0.03
+        return 0.02
 
     def points(self, count, generator):
         x = self.torch.randn(count, len(self.weights), generator=generator)

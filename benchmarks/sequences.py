@@ -7,7 +7,9 @@ compute time is EMULATED, proportional to the batch's longest sequence; the leng
 own.
 
 The target is what synchronous training ends with: the mean of stock's scores over the last fifth of
-its rounds, per seed, less one percentage point. Each policy trains for the same number of rounds."""
+its rounds, per seed, less the standard error of an accuracy on a test set of that size. A round of a
+policy takes less time, and its gradients are partly late, so that each policy has half as many
+rounds again; the learning rate follows the round, alike for all."""
 
 import sys
 
@@ -21,9 +23,9 @@ STOCK = training.STOCK
 # and frame, and how many values of a series make a frame (1: a step is one).
 SETTINGS = {
     "JapaneseVowels": {"rounds": (100, 50), "ms": 4.0, "rate": 0.01, "fold": 1},
-    "PLAID": {"rounds": (160, 0), "ms": 4.0, "rate": 0.02, "fold": 20},
+    "PLAID": {"rounds": (200, 0), "ms": 2.0, "rate": 0.02, "fold": 20},
 }
-TOLERANCE = 0.01
+MORE = 1.5  # rounds of a policy, in those of stock
 
 
 def add_options(parser):
@@ -31,12 +33,12 @@ def add_options(parser):
     parser.add_argument("--data", nargs="+", choices=SETTINGS, default=None,
                         help="default: both; short: JapaneseVowels")
     parser.add_argument("--policies", nargs="+", default=None,
-                        help="beside stock (default solo majority first:3 first:5; short: "
+                        help="beside stock (default solo majority first:4 first:5; short: "
                              "majority first:5)")
     parser.add_argument("--seeds", type=common.positive(int), default=None,
                         help="trainings of each (default 5; short 2)")
     parser.add_argument("--rounds", type=common.positive(int), default=None,
-                        help="of a training (default: by data set)")
+                        help="of stock's training (default: by data set)")
     parser.add_argument("--speed", type=common.positive(float), default=1.0,
                         help="divides the emulated times (default 1)")
     parser.add_argument("--batch", type=common.positive(int), default=8,
@@ -49,9 +51,7 @@ class Task:
     def __init__(self, rank, size, seed, name, batch, rounds, ms):
         import torch
 
-        sys.path.insert(0, str(ROOT / "examples"))
-        import sequences
-
+        sequences = series()
         self.torch, self.batch, self.rounds, self.ms = torch, batch, rounds, ms
         self.fold, self.start_rate = SETTINGS[name]["fold"], SETTINGS[name]["rate"]
         data = sequences.load(name)
@@ -98,6 +98,14 @@ class Task:
         return (chosen == self.torch.from_numpy(y)).float().mean().item()
 
 
+def series():
+    """examples/sequences.py, which has this module's name."""
+    sys.path.insert(0, str(ROOT / "examples"))
+    import sequences
+
+    return sequences
+
+
 def classifier(channels, classes, hidden=32):
     """An LSTM, and a linear layer on the mean of its outputs."""
     import torch
@@ -122,7 +130,7 @@ def run(args):
 
     common.settle_defaults(
         args, data=(list(SETTINGS), ["JapaneseVowels"]), seeds=(5, 2),
-        policies=(["solo", "majority", "first:3", "first:5"], ["majority", "first:5"]))
+        policies=(["solo", "majority", "first:4", "first:5"], ["majority", "first:5"]))
     ways = [STOCK, *args.policies]
     cases = {}
     with Jobs() as jobs, common.progress(TITLE, len(args.data) * args.seeds * len(ways)) as advance:
@@ -136,35 +144,45 @@ def run(args):
             for seed in range(args.seed, args.seed + args.seeds):
                 for how in ways:
                     ranks = training.train(jobs, "stock" if how == STOCK else "ours", __name__,
-                                           how, seed, options, rounds, max(rounds // 50, 1))
+                                           how, seed, options,
+                                           rounds if how == STOCK else int(MORE * rounds),
+                                           max(rounds // 50, 1))
                     runs[how].append(training.compact(ranks))
                     advance(f"{how}, {name}, seed {seed}")
-    return {"np": args.np, "cases": cases}
+    return {"np": args.np, "cases": cases,
+            "tests": {name: len(series().load(name).test) for name in cases}}
 
 
-def target_of(ranks):
-    """What a synchronous training ends with, less the tolerance."""
+def target_of(ranks, tests):
+    """What a synchronous training ends with, less the standard error of an accuracy on so many
+    tests."""
     curve = ranks[0]["curve"]
-    return float(np.mean([score for _, _, score in curve[-max(len(curve) // 5, 1):]])) - TOLERANCE
+    score = float(np.mean([score for _, _, score in curve[-max(len(curve) // 5, 1):]]))
+    return score - (score * (1 - score) / tests) ** 0.5
 
 
 def summarise(data):
-    """Rows by data set and way. A seed in which the target is not reached has no ratio."""
+    """Rows by data set and way. Where the target is not reached, the time to it is infinite."""
     rows = []
     for name, ways in data["cases"].items():
-        targets = [target_of(ranks) for ranks in ways[STOCK]]
-        stock = [training.seconds_to(ranks[0]["curve"], target)
-                 for ranks, target in zip(ways[STOCK], targets)]
+        targets = [target_of(ranks, data["tests"][name]) for ranks in ways[STOCK]]
+
+        def seconds_of(runs):
+            found = [training.seconds_to(ranks[0]["curve"], target)
+                     for ranks, target in zip(runs, targets)]
+            return [np.inf if seconds is None else seconds for seconds in found]
+
+        # What it ends with, stock has at its end at the latest.
+        stock = [min(seconds, ranks[0]["seconds"])
+                 for seconds, ranks in zip(seconds_of(ways[STOCK]), ways[STOCK])]
         for how, runs in ways.items():
-            seconds = [training.seconds_to(ranks[0]["curve"], target)
-                       for ranks, target in zip(runs, targets)]
-            pairs = [(a, b) for a, b in zip(seconds, stock) if a is not None and b is not None]
+            seconds = stock if how == STOCK else seconds_of(runs)
+            reached = [each for each in seconds if each < np.inf]
             steps = sum(len(rank["times"]) for ranks in runs for rank in ranks)
             rows.append({
-                "data": name, "way": how, "targets": targets, "reached": len(pairs),
-                "seeds": len(runs),
-                "ratio": common.paired_ratio(*zip(*pairs)) if pairs else None,
-                "seconds": common.spread([a for a, _ in pairs]) if pairs else None,
+                "data": name, "way": how, "targets": targets, "reached": len(reached),
+                "seeds": len(runs), "ratio": common.paired_ratio(seconds, stock),
+                "seconds": common.spread(reached) if reached else None,
                 "whole": common.spread([ranks[0]["seconds"] for ranks in runs]),
                 "final": common.spread([training.final_score(ranks[0]["curve"])
                                         for ranks in runs]),
@@ -178,11 +196,9 @@ def summarise(data):
 
 
 def best_of(rows, name):
-    """The policy that needs the least of stock's time, of those that reach the target in every
-    seed."""
-    able = [row for row in rows if row["data"] == name and row["way"] != STOCK
-            and row["reached"] == row["seeds"]]
-    return min(able, key=lambda row: row["ratio"]["ratio"], default=None)
+    """The policy that needs the least of stock's time."""
+    return min((row for row in rows if row["data"] == name and row["way"] != STOCK),
+               key=lambda row: row["ratio"]["ratio"])
 
 
 def criteria(result):
@@ -193,14 +209,10 @@ def criteria(result):
         best = best_of(rows, name)
         text = (f"Inherent imbalance, {name}, np = {data['np']}: time to the synchronous accuracy, "
                 "best policy / stock")
-        if best is None:
-            found.append(common.Criterion(5, text, "at most 0.7", "never", False,
-                                          "No policy reaches it in every seed."))
-            continue
         found.append(common.Criterion(
-            5, text, "at most 0.7", f"{common.show_ratio(best['ratio'])} (`{best['way']}`)",
-            best["ratio"]["ratio"] <= 0.7,
-            f"{best['seeds']} seeds. By the lengths alone, ranks that never wait would need "
+            5, text, "at most 0.7", f"{common.show_ratio(best['ratio'])} (`{best['way']}`, reached "
+            f"in {best['reached']} of {best['seeds']} seeds)", best["ratio"]["ratio"] <= 0.7,
+            f"By the lengths alone, ranks that never wait would need "
             f"{best['least']:.2f} of stock's time for the same number of steps, were gradients "
             f"that are late worth as much as fresh ones; they are {best['staleness']:.2f} rounds "
             f"late on average. In {best['over']:.0%} of steps the real work took longer than what "
@@ -212,11 +224,12 @@ def tell(result):
     data = result["data"]
     rows = [[f"{row['data']}: {row['way']}",
              "-" if row["seconds"] is None else common.show_spread(row["seconds"]),
-             "-" if row["ratio"] is None else common.show_ratio(row["ratio"]),
+             common.show_ratio(row["ratio"]),
              f"{row['reached']} of {row['seeds']}", common.show_spread(row["whole"]),
              f"{row['final']['median']:.1%}", f"{row['active']:.2f}", f"{row['staleness']:.2f}"]
             for row in summarise(data)]
-    return [f"{data['np']} ranks.", "",
+    return [f"{data['np']} ranks. Times to the target are those of seeds that reach it; in the "
+            "ratio, a seed that does not counts as infinitely slow.", "",
             *common.markdown_table(
                 ["data, way", "time to target [s]", "this / stock [95 %]", "seeds that reach it",
                  "all rounds [s]", "final accuracy", "active ranks", "staleness [rounds]"], rows)]

@@ -39,6 +39,7 @@ class Training:
         self.optimizer = hvd.DistributedOptimizer(self.optimizer, named, **more)
         hvd.broadcast_parameters(self.task.model.state_dict(), root_rank=0)
         self.steps = 0
+        self.backward_seconds = 0.0  # of the step before
         if how != STOCK:
             self.optimizer.register_before_round(self.set_rate)
 
@@ -53,10 +54,15 @@ class Training:
     def step(self):
         begin = time.monotonic()
         self.optimizer.zero_grad()
-        self.task.loss().backward()
+        loss = self.task.loss()
         seconds = self.task.seconds()
-        over = time.monotonic() > begin + seconds
-        sleep_until(begin + seconds)
+        # Gradients are there at the end of the emulated work: stock reduces as they come.
+        end = begin + seconds - self.backward_seconds
+        over = time.monotonic() > end
+        sleep_until(end)
+        start = time.monotonic()
+        loss.backward()
+        self.backward_seconds = time.monotonic() - start
         if self.how == STOCK:
             self.set_rate(self.steps)
         self.optimizer.step()

@@ -17,16 +17,20 @@ import host
 PATCHES = ["compat/cxx20.patch"]
 
 
+def unpack(source):
+    shutil.rmtree(source, ignore_errors=True)
+    source.parent.mkdir(parents=True, exist_ok=True)
+    host.unpack(host.archive(host.ROOT / "build"), source)
+    for name in PATCHES:
+        host.apply(name, source)
+
+
 def build(directory):
     site = directory / "site"
     if site.exists():
         return
     source = directory / "source"
-    shutil.rmtree(source, ignore_errors=True)
-    directory.mkdir(parents=True, exist_ok=True)
-    host.unpack(host.archive(host.ROOT / "build"), source)
-    for name in PATCHES:
-        host.apply(name, source)
+    unpack(source)
     # Installed beside first: an interrupted build must not look like a finished one.
     fresh = directory / "fresh"
     shutil.rmtree(fresh, ignore_errors=True)

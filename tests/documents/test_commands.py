@@ -37,6 +37,9 @@ TABLE = {
         "tests/single/test_benchmarks.py::test_a_job_takes_turns_with_another",
         "tests/single/test_benchmarks.py::"
         "test_the_report_has_measured_and_wanted_values_and_verdicts"],
+    "make unpatched bench-full": [
+        "tests/single/test_benchmarks.py::test_the_unpatched_horovod_has_nothing_of_ours",
+        "tests/single/test_benchmarks.py::test_a_job_takes_turns_with_another"],
     "python benchmarks/auto_simulation.py --first-seed 100 --seeds 61": [
         "tests/single/test_benchmarks.py::test_auto_finds_the_slow_worker_in_the_simulation"],
     "make soak": [JOBS + "test_a_short_soak"],

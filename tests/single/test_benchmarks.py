@@ -145,7 +145,7 @@ def test_help_teaches(name, capsys):
     assert "--short" in text
 
 
-def test_the_best_policy_reaches_the_target_in_every_seed():
+def test_a_target_that_is_not_reached_counts_as_infinitely_late():
     def run(seconds, score):
         # A running mean of three reaches the score at the fourth of five points.
         curve = [[seconds * i / 5, i, score * (i > 1)] for i in range(1, 6)]
@@ -153,14 +153,26 @@ def test_the_best_policy_reaches_the_target_in_every_seed():
         return [{"seconds": seconds, "times": [1.0], "batch": 1, "over": 0, "stats": stats,
                  "planned": planned, "curve": curve} for planned in ([1.0, 1.0], [3.0, 1.0])]
 
-    data = {"np": 2, "cases": {"made": {
+    data = {"np": 2, "tests": {"made": 100}, "cases": {"made": {
         "stock": [run(10, 0.9), run(10, 0.9)], "solo": [run(1, 0.9), run(1, 0.5)],
         "first:2": [run(6, 0.9), run(6, 0.95)]}}}
     rows = sequences.summarise(data)
     assert [row["reached"] for row in rows] == [2, 1, 2]
+    assert rows[1]["ratio"] == {"ratio": math.inf, "low": pytest.approx(0.1), "high": math.inf,
+                                "n": 2}
     best = sequences.best_of(rows, "made")
     assert (best["way"], best["ratio"]["ratio"]) == ("first:2", pytest.approx(0.6))
     assert best["least"] == 1.5 / 2  # 1, 1 and 3, 1 against 3, 1
+
+
+def test_the_unpatched_horovod_has_nothing_of_ours(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import unpatched
+
+    unpatched.unpack(tmp_path / "source")
+    assert (tmp_path / "source/setup.py").exists()
+    assert not [path for path in (tmp_path / "source/horovod").rglob("*")
+                if path.is_file() and b"horovod_partial" in path.read_bytes()]
 
 
 @pytest.mark.timeout(300)
@@ -179,6 +191,9 @@ def test_a_job_takes_turns_with_another(tmp_path):
         assert ranks[0]["curve"]
     # Synchronous ranks make as many steps as were asked for, all the same.
     assert {len(rank["times"]) for ranks in case["segments"]["stock"] for rank in ranks} == {8}
+    # Nor can they be faster than their slowest: gradients come at the end of the emulated work.
+    for ranks in case["segments"]["stock"]:
+        assert ranks[0]["times"][-1] >= 0.95 * 8 * 0.04
     losses = [point[2] for point in hyperplane.curves(case["segments"]["stock"])]
     assert losses[-1] < losses[0]
     assert (tmp_path / "hyperplane.png").exists()
