@@ -175,7 +175,8 @@ def tell(result):
     return [f"{data['np']} ranks on {data['images']}; base {data['base_ms']:g} ms and a skew of up "
             f"to {data['skew_ms']:g} ms, different in every step (emulated). The target is what "
             f"stock ends with, per seed, less the standard error of an accuracy on the {TESTS} "
-            "images of the test set that are scored.", "",
+            "images of the test set that are scored; in the ratio, a seed that does not reach it counts "
+            "as infinitely slow.", "",
             *common.markdown_table(
                 ["way", "all rounds [s]", "time to target [s]", "this / stock [95 %]",
                  "final accuracy", "active ranks", "staleness [rounds]",
