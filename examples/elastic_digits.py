@@ -1,7 +1,7 @@
 """Trains the digits elastically: ranks come and go, the others carry on from the last commit.
 
     horovodrun -np 2 --min-np 2 --max-np 4 --host-discovery-script examples/discover_hosts.sh \\
-        python examples/elastic_digits.py
+        --network-interfaces lo python examples/elastic_digits.py
 
 Change `hosts` (or what HOSTS names) while it runs, from `localhost:2` to `localhost:4`, say: new
 ranks join in at the next commit. A rank that fails takes its host's other ranks with it, and what all

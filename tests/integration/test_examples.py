@@ -156,7 +156,7 @@ def test_elastic_digits(launch, tmp_path):
     output = run(launch, tmp_path, "elastic_digits", 2, "--rounds", 120, "--commit-every", 20,
                  "--base-ms", 2, "--delay-ms", 4, env={"HOSTS": str(hosts)}, options=[
                      "--min-np", "2", "--max-np", "3", "--host-discovery-script",
-                     str(EXAMPLES / "discover_hosts.sh"), "--network-interface", "lo"])
+                     str(EXAMPLES / "discover_hosts.sh"), "--network-interfaces", "lo"])
     points = trained(tmp_path)["history"]
     assert points[-1]["accuracy"] > 0.7 and points[-1]["round"] >= 120, output
 
