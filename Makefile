@@ -61,7 +61,7 @@ soak: $(VENV)/.built ## Random episodes on 4 real ranks, every check exact (ROUN
 BENCH := $(RUN) python -m benchmarks
 
 .PHONY: bench
-bench: $(VENV)/.built $(VENV)/.examples ## Short benchmarks and a report in results/benchmarks: 8 minutes (ARGS="--only control")
+bench: $(VENV)/.built $(VENV)/.examples ## Short benchmarks and a report in results/benchmarks: 12 minutes (ARGS="--only control")
 	$(BENCH) all --short $(ARGS)
 
 .PHONY: bench-full

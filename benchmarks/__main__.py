@@ -1,7 +1,7 @@
 """Benchmarks of partial collectives, beside stock Horovod in the same run.
 
     python -m benchmarks all              everything: about an hour on 2 quiet cores
-    python -m benchmarks all --short      a look: at most 8 minutes
+    python -m benchmarks all --short      a look: about 12 minutes
     python -m benchmarks control --help   one of them, and what it measures
     python -m benchmarks report           the report again, from the JSON results
     python -m benchmarks docs             docs/benchmarks.md and its figures from them
