@@ -2,8 +2,8 @@
 
 Two cases: the gradients of ResNet-50 (161 tensors, 25.6 million float32 values, 102 MB) in
 DistributedOptimizer, from backward() to the end of step(), also in buckets of 25 MB that overlap
-with backward; and one tensor of 4 kB, reduced by allreduce or partial_allreduce. Every rank begins at the same time and computes next to nothing, so
-that what is measured is communication."""
+with backward; and one tensor of 4 kB, reduced by allreduce or partial_allreduce. Every rank begins
+at the same time and computes next to nothing, so that what is measured is communication."""
 
 import math
 import time
@@ -170,7 +170,7 @@ def criteria(result):
         if not ways or "full" not in ways:
             continue
         ratio = common.paired_ratio(ways[STOCK], ways["full"])
-        high = ratio["high"] if ratio["high"] is not None else ratio["ratio"]
+        _, high = common.bounds(ratio)
         found.append(common.Criterion(
             3, f"Balanced, ResNet-50's gradients, np = {size}: stock / policy full",
             "the interval reaches 1.0", common.show_ratio(ratio), high >= 1.0,

@@ -54,6 +54,11 @@ def show_spread(value, scale=1.0, digits=3):
         *(value[key] * scale for key in ("median", "low", "high")), d=digits)
 
 
+def bounds(ratio):
+    """The ends of a paired ratio's interval; of one pair, the ratio itself."""
+    return [ratio["ratio"] if ratio[end] is None else ratio[end] for end in ("low", "high")]
+
+
 def show_ratio(value):
     """"2.61 [2.55, 2.70]": the ratio and its confidence interval."""
     interval = "" if value["low"] is None else f" [{value['low']:.3g}, {value['high']:.3g}]"

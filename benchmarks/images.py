@@ -151,9 +151,7 @@ def run(args):
         for seed in range(args.seed, args.seed + args.seeds):
             for how in ways:
                 ranks = training.train(jobs, "stock" if how == STOCK else "ours", __name__, how,
-                                       seed, options, args.rounds if how == STOCK
-                                       else int(sequences.MORE * args.rounds),
-                                       max(args.rounds // 20, 1))
+                                       seed, options, args.rounds, max(args.rounds // 20, 1))
                 runs[how].append(training.compact(ranks))
                 advance(f"{how}, seed {seed}")
     name = "scikit-learn's digits, enlarged" if args.cifar10 is None else "CIFAR-10"

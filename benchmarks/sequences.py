@@ -25,7 +25,6 @@ SETTINGS = {
     "JapaneseVowels": {"rounds": (100, 50), "ms": 4.0, "rate": 0.01, "fold": 1},
     "PLAID": {"rounds": (200, 0), "ms": 2.0, "rate": 0.02, "fold": 20},
 }
-MORE = 1.5  # rounds of a policy, in those of stock
 
 
 def add_options(parser):
@@ -144,9 +143,7 @@ def run(args):
             for seed in range(args.seed, args.seed + args.seeds):
                 for how in ways:
                     ranks = training.train(jobs, "stock" if how == STOCK else "ours", __name__,
-                                           how, seed, options,
-                                           rounds if how == STOCK else int(MORE * rounds),
-                                           max(rounds // 50, 1))
+                                           how, seed, options, rounds, max(rounds // 50, 1))
                     runs[how].append(training.compact(ranks))
                     advance(f"{how}, {name}, seed {seed}")
     return {"np": args.np, "cases": cases,

@@ -22,6 +22,7 @@ import numpy as np
 from benchmarks.rank import sleep_until
 
 STOCK = "stock"
+MORE = 1.5  # rounds of a policy's training, in those of stock's
 
 
 class Training:
@@ -137,7 +138,10 @@ def end(world, how):
 # What the driver makes of it
 
 def train(jobs, job, module, how, seed, options, rounds, keep_every):
-    """A whole training; the record of each rank."""
+    """A whole training of so many rounds, or of MORE times as many under a policy; the record of
+    each rank."""
+    if how != STOCK:
+        rounds = int(MORE * rounds)
     jobs.call(job, begin, module=module, how=how, seed=seed, options=options)
     ranks = jobs.call(job, go, how=how, rounds=rounds, keep_every=keep_every)
     jobs.call(job, end, how=how)

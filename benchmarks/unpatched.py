@@ -88,7 +88,7 @@ def criteria(result):
                for case, size, _, ratio, equal, _ in rows if not equal]
     worst = max(rows, key=lambda row: abs(np.log(row[3]["ratio"])))
     least = min(rows, key=lambda row: row[5]["ratio"])
-    high = least[5]["high"] or least[5]["ratio"]
+    _, high = common.bounds(least[5])
     return [
         common.Criterion(
             0, "Stock / unpatched, time of an allreduce: the case that differs most",
@@ -121,7 +121,7 @@ def draw(result):
     for at, label, shift in ((3, "stock / unpatched", -0.12), (5, "unpatched / full", 0.12)):
         for i, row in enumerate(rows):
             ratio = row[at]
-            low, high = ratio["low"] or ratio["ratio"], ratio["high"] or ratio["ratio"]
+            low, high = common.bounds(ratio)
             axis.errorbar(ratio["ratio"], i + shift, fmt="o", capsize=3,
                           xerr=[[ratio["ratio"] - low], [high - ratio["ratio"]]],
                           color="C0" if at == 3 else "C1", label=None if i else label)
