@@ -53,20 +53,21 @@ def main():
         """Begins anew, from the last commit, whenever ranks have come or gone."""
         history = common.History(args, hvd.rank(), hvd.size(), optimizer.round, state.points)
         compute = common.EmulatedCompute(args, optimizer.round, hvd.rank(), hvd.size())
-        share = digits.batches(train_x, train_y, args.batch_size, optimizer.round, hvd.rank(),
-                               hvd.size())
-        while optimizer.round < args.rounds:
-            for _ in hvd.rounds(optimizer, min(optimizer.round + args.commit_every, args.rounds)):
-                x, y = next(share)
-                optimizer.zero_grad()
-                loss = torch.nn.functional.cross_entropy(model(x), y)
-                loss.backward()
-                compute.step()
-                optimizer.step()
-            # All ranks stand at the same round.
-            history.add(optimizer.round, accuracy=accuracy(), ranks=hvd.size())
+        batches = digits.batches(train_x, train_y, args.batch_size, optimizer.round, hvd.rank())
+
+        def at_flush(index):
+            # All ranks are at the same round.
+            history.add(index, accuracy=accuracy(), ranks=hvd.size())
             state.points = list(history.points)
             state.commit()
+
+        for _ in hvd.rounds(optimizer, args.rounds, every=args.commit_every, at_flush=at_flush):
+            x, y = next(batches)
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(model(x), y)
+            loss.backward()
+            compute.step()
+            optimizer.step()
         history.finish([p.detach().numpy() for p in model.parameters()], optimizer.stats(),
                        hvd.allgather_object)
 

@@ -15,14 +15,12 @@ IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 
 
-def shard(number, seed, rank, ranks):
-    """This rank's endless share of ``number`` samples: indices, shuffled anew in every epoch."""
-    if number < ranks:
-        raise ValueError(f"{number} images are too few for {ranks} ranks")
-    mine = np.arange(rank, number, ranks)
+def order(number, seed, rank):
+    """This rank's endless order of ``number`` samples: indices, shuffled anew in every epoch. Every
+    rank draws from all: a shard of its own would count less on a rank that takes fewer steps."""
     random = np.random.default_rng([seed, rank])
     while True:
-        yield from random.permutation(mine).tolist()
+        yield from random.permutation(number).tolist()
 
 
 # ------------------------------------------------------------------------------------- CIFAR-10
@@ -123,12 +121,12 @@ def augment_cifar10(images, random):
     return result
 
 
-def cifar10_batches(images, labels, batch_size, seed, rank, ranks):
-    """This rank's endless share of the images, shuffled and augmented, and their labels."""
-    order = shard(len(images), seed, rank, ranks)
+def cifar10_batches(images, labels, batch_size, seed, rank):
+    """This rank's endless batches of all images, shuffled and augmented, and their labels."""
+    indices = order(len(images), seed, rank)
     random = np.random.default_rng([seed, rank, 1])
     while True:
-        chosen = list(itertools.islice(order, batch_size))
+        chosen = list(itertools.islice(indices, batch_size))
         yield augment_cifar10(images[chosen], random), labels[chosen]
 
 

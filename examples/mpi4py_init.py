@@ -30,15 +30,17 @@ def fit_a_line(args, seed, history=None):
                                          model.named_parameters(), policy=args.policy)
     hvd.broadcast_parameters(model.state_dict(), root_rank=0)
     random = torch.Generator().manual_seed(seed)
-    while optimizer.round < args.rounds:
-        for _ in hvd.rounds(optimizer, min(optimizer.round + 10, args.rounds)):
-            x = torch.randn(16, 1, generator=random)
-            optimizer.zero_grad()
-            loss = torch.nn.functional.mse_loss(model(x), 3 * x + 1)
-            loss.backward()
-            optimizer.step()
+
+    def at_flush(index):
         if history:
-            history.add(optimizer.round, slope=model.weight.item(), height=model.bias.item())
+            history.add(index, slope=model.weight.item(), height=model.bias.item())
+
+    for _ in hvd.rounds(optimizer, args.rounds, every=10, at_flush=at_flush):
+        x = torch.randn(16, 1, generator=random)
+        optimizer.zero_grad()
+        loss = torch.nn.functional.mse_loss(model(x), 3 * x + 1)
+        loss.backward()
+        optimizer.step()
     if history:
         history.finish([p.detach().numpy() for p in model.parameters()], optimizer.stats(),
                        hvd.allgather_object)

@@ -47,7 +47,7 @@ def main():
     pytorch_common.train(
         args, model,
         (tensors(*batch) for batch in images.cifar10_batches(
-            *train, args.batch_size, args.seed, hvd.rank(), hvd.size())),
+            *train, args.batch_size, args.seed, hvd.rank())),
         lambda: (tensors(*batch) for batch in images.cifar10_share(*test, hvd.rank(), hvd.size())),
         len(train[0]), [1 / 2, 3 / 4], device)
 

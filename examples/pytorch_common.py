@@ -94,21 +94,23 @@ def train(args, model, batches, test_batches, images, drops, device):
         writer = SummaryWriter(f"{args.tensorboard}/rank-{hvd.rank()}")
         summary = hvd.PartialSummary(writer, optimizer)
     compute = common.EmulatedCompute(args, args.seed, hvd.rank(), hvd.size())
-    while optimizer.round < args.rounds:
-        # Ends with a flush, at the same round on all ranks: the place for what all do together.
-        for _ in hvd.rounds(optimizer, min(optimizer.round + per_epoch, args.rounds)):
-            x, y = next(batches)
-            optimizer.zero_grad()
-            loss = torch.nn.functional.cross_entropy(model(x.to(device)), y.to(device))
-            loss.backward()
-            compute.step()
-            optimizer.step()
-            history.after_step(optimizer.round, loss.item)
+
+    def at_flush(index):
+        # All ranks are at the same round: the place for what all do together.
         test_loss, accuracy = validate(model, test_batches(), device)
-        history.add(optimizer.round, learning_rate=schedule(optimizer.round - 1),
-                    test_loss=test_loss, accuracy=accuracy)
+        history.add(index, learning_rate=schedule(index - 1), test_loss=test_loss,
+                    accuracy=accuracy)
         save(checkpoint, model, optimizer)
         if summary:
             summary.log()
+
+    for _ in hvd.rounds(optimizer, args.rounds, every=per_epoch, at_flush=at_flush):
+        x, y = next(batches)
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(x.to(device)), y.to(device))
+        loss.backward()
+        compute.step()
+        optimizer.step()
+        history.after_step(optimizer.round, loss.item)
     history.finish([p.detach().cpu().numpy() for p in model.parameters()], optimizer.stats(),
                    hvd.allgather_object)

@@ -42,11 +42,11 @@ def train(training):
             return (model(test_x).argmax(1) == test_y).float().mean().item()
 
     compute = training.emulated_compute()
-    share = digits.batches(train_x, train_y, args.batch_size, training.seed, hvd.rank(), hvd.size())
+    batches = digits.batches(train_x, train_y, args.batch_size, training.seed, hvd.rank())
     hvd.allreduce(torch.zeros(1), name="start")
     training.start()
     for round_index in hvd.rounds(optimizer, args.rounds) if PARTIAL else range(args.rounds):
-        x, y = next(share)
+        x, y = next(batches)
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(model(x), y).backward()
         compute.step()

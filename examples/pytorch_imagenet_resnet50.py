@@ -58,12 +58,13 @@ class Images(torch.utils.data.Dataset):
 
 
 def loaders(args, train, test):
-    """This rank's endless share of the images to train with, and its share of those to test with."""
+    """All images to train with, endlessly, in this rank's order; and its share of those to test
+    with."""
     loading = dict(batch_size=args.batch_size, num_workers=args.workers,
                    persistent_workers=args.workers > 0,
                    # A fork would copy Horovod's threads in the middle of what they do.
                    multiprocessing_context="forkserver" if args.workers else None)
-    endless = images.shard(len(train), args.seed, hvd.rank(), hvd.size())
+    endless = images.order(len(train), args.seed, hvd.rank())
     mine = range(hvd.rank(), len(test), hvd.size())
     return (torch.utils.data.DataLoader(Images(train, args.image_size, True), sampler=endless,
                                         **loading),

@@ -50,11 +50,11 @@ def train(training):
         return float(np.mean(np.argmax(model(test_x), axis=1) == test_y))
 
     compute = training.emulated_compute()
-    share = digits.batches(train_x, train_y, args.batch_size, training.seed, hvd.rank(), hvd.size())
+    batches = digits.batches(train_x, train_y, args.batch_size, training.seed, hvd.rank())
     hvd.allreduce(tf.zeros(1), name="start")
     training.start()
     for round_index in hvd.rounds(optimizer, args.rounds):
-        gradients = gradients_of(*next(share))
+        gradients = gradients_of(*next(batches))
         compute.step()
         update(gradients)
         training.after_step(round_index + 1, accuracy)

@@ -69,7 +69,7 @@ def main():
     keras_common.train(
         args, resnet(BLOCKS[args.model]),
         ((normalised(pixels), labels) for pixels, labels in images.cifar10_batches(
-            *train, args.batch_size, args.seed, hvd.rank(), hvd.size())),
+            *train, args.batch_size, args.seed, hvd.rank())),
         lambda: ((normalised(pixels), labels) for pixels, labels in images.cifar10_share(
             *test, hvd.rank(), hvd.size())),
         len(train[0]), [1 / 2, 3 / 4])

@@ -59,7 +59,7 @@ def train(training):
         keras.optimizers.SGD(args.learning_rate, momentum=args.momentum), **partial)
     model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
 
-    share = digits.batches(train_x, train_y, args.batch_size, training.seed, hvd.rank(), hvd.size())
+    batches = digits.batches(train_x, train_y, args.batch_size, training.seed, hvd.rank())
     measure = Measure(training, lambda step: optimizer.round if PARTIAL else step + 1,
                       test_x, test_y)
     if PARTIAL:
@@ -71,7 +71,7 @@ def train(training):
     else:
         length = [keras.callbacks.LambdaCallback(on_train_batch_begin=lambda step, logs: (
             setattr(optimizer, "learning_rate", training.learning_rate(step))))]
-    model.fit(share, steps_per_epoch=10**9 if PARTIAL else args.rounds, verbose=0,
+    model.fit(batches, steps_per_epoch=10**9 if PARTIAL else args.rounds, verbose=0,
               callbacks=[hvd.callbacks.BroadcastGlobalVariablesCallback(0), measure, *length])
     return training.result(measure.accuracy, model.get_weights(),
                            optimizer.stats() if PARTIAL else {}, allgather_object)

@@ -54,14 +54,15 @@ def centre_crop(image):
 
 
 def batches(args, folder, crop, endless):
-    """This rank's share of the images."""
+    """All images, endlessly, in this rank's order (a shard of its own would count less on a rank
+    that takes fewer steps); or this rank's share of them, once."""
     def read(path, label):
         image = tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
         image = tf.image.resize(crop(image), (args.image_size, args.image_size))
         image.set_shape((args.image_size, args.image_size, 3))
         return (image / 255 - images.IMAGENET_MEAN) / images.IMAGENET_DEVIATION, label
 
-    mine = slice(hvd.rank(), None, hvd.size())
+    mine = slice(None) if endless else slice(hvd.rank(), None, hvd.size())
     dataset = tf.data.Dataset.from_tensor_slices((folder.paths[mine], folder.labels[mine]))
     if endless:
         dataset = dataset.shuffle(len(dataset), seed=args.seed + hvd.rank()).repeat()

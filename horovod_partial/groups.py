@@ -673,35 +673,37 @@ class PartialOptimizer:
         self._partial.expire(handle)
 
 
-def rounds(opt, n, every=None):
+def rounds(opt, n, every=None, at_flush=None):
     """Counts a training's length in rounds: yields the current round number, once per local step,
     until at least ``n`` rounds, the same number on every rank. Every rank iterates.
 
     .. code-block:: python
 
-        for step in hvd.rounds(opt, 10_000, every=500):
-            if step_is_first_after_a_flush: validate()
+        for step in hvd.rounds(opt, 10_000, every=500, at_flush=validate_and_save):
             ...  # a training step with opt
 
     It begins and ends with a flush, and flushes about every ``every`` rounds in between; only
-    after a flush, when all ranks stand at the same round, is it decided whether that was the end.
-    Ranks reach a given round at different local steps, so collective operations belong outside of
-    the loop, or at its flushes.
+    after a flush, when all ranks are at the same round, is it decided whether that was the end.
+    Ranks reach a given round at different local steps, so collective operations belong into
+    ``at_flush`` or outside of the loop.
 
     Args:
         opt: a partial ``hvd.DistributedOptimizer``, of which ``opt.round`` is counted. One of
             Keras's has to be built: ``opt.build(model.trainable_variables)``.
         n: rounds, counted from the optimizer's first; training carries on from a checkpoint.
         every: rounds between two flushes; None: only at the beginning and at the end.
+        at_flush: ``at_flush(round)`` is called after each flush but the first, on every rank, where
+            all replicas are identical: to evaluate, to save on rank 0.
 
     Raises:
-        ValueError: ``opt`` is no partial optimizer, or ``n`` or ``every`` no number of rounds.
+        ValueError: ``opt`` is no partial optimizer, ``n`` or ``every`` no number of rounds, or
+            ``at_flush`` no function.
     """
     if not isinstance(opt, PartialOptimizer):
         raise ValueError(f"opt={opt!r} is not a partial hvd.DistributedOptimizer")
     if not opt.process_set.included():
         raise ValueError("opt: this rank is not in the optimizer's process set, and has no rounds")
-    counter = RoundCounter(opt, n, every)
+    counter = RoundCounter(opt, n, every, at_flush)
 
     def count():
         counter.begin()
@@ -713,16 +715,20 @@ def rounds(opt, n, every=None):
 
 
 class RoundCounter:
-    """Section 5 of the specification, "How long to train": when to flush, and when to end.
+    """When a training that is counted in rounds flushes, and when it ends. That is decided after
+    flushes only, where the round is the same on all ranks.
 
     Attributes:
-        over: all ranks stand at the same round, which is the last.
+        over: all ranks are at the same round, which is the last.
     """
 
-    def __init__(self, opt, n, every):
+    def __init__(self, opt, n, every, at_flush=None):
+        if at_flush is not None and not callable(at_flush):
+            raise ValueError(f"at_flush={at_flush!r} must be a function of the round")
         self._opt = opt
         self._n = config.whole_number("n", n, 0)
         self._every = None if every is None else config.whole_number("every", every, 1)
+        self._at_flush = at_flush
         self._target = 0
         self.over = False
 
@@ -730,11 +736,11 @@ class RoundCounter:
         self._flush()
 
     def after_step(self):
-        """After each local step; whether it has flushed."""
-        due = self._opt.round >= self._target
-        if due:
+        """After each local step."""
+        if self._opt.round >= self._target:
             self._flush()
-        return due
+            if self._at_flush is not None:
+                self._at_flush(self._opt.round)
 
     def _flush(self):
         self._opt.flush()

@@ -196,13 +196,11 @@ def test_the_centre_of_an_image():
     assert images.centre_crop(Image.fromarray(pixels), 70)[0, 0, 0] == 0
 
 
-def test_shares():
-    shares = [images.shard(7, 0, rank, 2) for rank in range(2)]
-    for _ in range(2):
-        epoch = [next(share) for share, mine in zip(shares, (4, 3)) for _ in range(mine)]
-        assert sorted(epoch) == list(range(7))
-    with pytest.raises(ValueError, match="1 images are too few for 2 ranks"):
-        next(images.shard(1, 0, 0, 2))
+def test_every_rank_draws_from_all_images_in_an_order_of_its_own():
+    orders = [images.order(7, 0, rank) for rank in range(2)]
+    epochs = [[next(order) for _ in range(7)] for order in orders for _ in range(2)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
 @pytest.mark.parametrize("name, parameters, size", [

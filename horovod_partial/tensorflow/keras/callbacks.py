@@ -96,11 +96,8 @@ class StopAtRound(_PartialCallback):
 
     def __init__(self, n, every=None, at_flush=None):
         super().__init__()
-        RoundCounter(None, n, every)
-        if at_flush is not None and not callable(at_flush):
-            raise ValueError(f"at_flush={at_flush!r} must be a function of the round")
-        self._length = n, every
-        self._at_flush = at_flush
+        RoundCounter(None, n, every, at_flush)  # raises
+        self._length = n, every, at_flush
 
     @classmethod
     def ends(cls, callback):
@@ -118,11 +115,9 @@ class StopAtRound(_PartialCallback):
         self.model.stop_training = self._counter.over
 
     def on_train_batch_end(self, batch, logs=None):
-        if self._counter.after_step():
-            if self._at_flush is not None:
-                self._at_flush(self._optimizer.round)
-            if self._counter.over:
-                self.model.stop_training = True
+        self._counter.after_step()
+        if self._counter.over:
+            self.model.stop_training = True
 
 
 class RoundSchedule(_PartialCallback):

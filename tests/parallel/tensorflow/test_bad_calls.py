@@ -60,6 +60,8 @@ def calls(hvd):
          "opt="),
         ("rounds n", lambda: hvd.rounds(wrapped(hvd), -1), ValueError, "n=-1"),
         ("rounds every", lambda: hvd.rounds(wrapped(hvd), 5, every=0), ValueError, "every=0"),
+        ("rounds at_flush", lambda: hvd.rounds(wrapped(hvd), 5, at_flush=3), ValueError,
+         "at_flush=3"),
         ("stop at", lambda: hvd.callbacks.StopAtRound(-1), ValueError, "n=-1"),
         ("stop every", lambda: hvd.callbacks.StopAtRound(5, every=0), ValueError, "every=0"),
         ("stop at_flush", lambda: hvd.callbacks.StopAtRound(5, at_flush=3), ValueError,

@@ -43,6 +43,8 @@ def own(hvd):
         ("rounds n", lambda: hvd.rounds(optimizer(hvd), -1), ValueError, "n=-1"),
         ("rounds n no integer", lambda: hvd.rounds(optimizer(hvd), 1.5), ValueError, "n=1.5"),
         ("rounds every", lambda: hvd.rounds(optimizer(hvd), 5, every=0), ValueError, "every=0"),
+        ("rounds at_flush", lambda: hvd.rounds(optimizer(hvd), 5, at_flush=3), ValueError,
+         "at_flush=3"),
         ("no tensors", lambda: hvd.partial_allreduce([], "e"), ValueError, "tensors must be"),
         ("a tensor for a list", lambda: hvd.partial_allreduce(torch.zeros(2), "e"), ValueError,
          "tensors must be"),
