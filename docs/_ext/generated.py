@@ -1,5 +1,5 @@
-"""What the pages have from the sources: pictures, the table of patches, the launcher's options,
-and the methods of objects that functions return."""
+"""What the pages have from the sources: pictures, the table of patches, and the methods of objects
+that functions return."""
 
 import contextlib
 import gzip
@@ -68,19 +68,6 @@ class PatchTable(_Generated):
             rows.append([f"``{Path(name).stem}``", f"**{_escaped(first)}** {_escaped(rest)}",
                          " ".join(f"``{file.removeprefix('horovod/')}``" for file in files)])
         return table(["patch", "what and why", "changes in ``horovod/``"], rows, "18 52 30")
-
-
-class LauncherTable(_Generated):
-    """The options of ``horovodrun`` for partial training."""
-
-    def lines(self):
-        launch = import_module("horovod_partial.launch")
-        return table(
-            ["option", "key in the file", "environment variable", "meaning"],
-            [[f"``--{name.replace('_', '-')} {metavar}``", f"``{key}``", f"``{variable}``",
-              _escaped(text.replace(", see above", ""))]
-             for key, name, variable, metavar, text in launch._ARGUMENTS],
-            "25 14 26 35")
 
 
 class Methods(_Generated):
@@ -157,7 +144,7 @@ def _draw_report(directory):
 
 
 def _draw(app):
-    directory = Path(app.srcdir) / "_pictures"
+    directory = Path(app.srcdir) / "images"
     pictures.draw(directory)
     _draw_report(directory)
 
@@ -170,7 +157,6 @@ def _without_what_is_not_there(app, docname, source):
 
 def setup(app):
     app.add_directive("patch-table", PatchTable)
-    app.add_directive("launcher-table", LauncherTable)
     app.add_directive("methods", Methods)
     app.connect("source-read", _without_what_is_not_there)
     app.connect("missing-reference", _resolve)
