@@ -131,8 +131,8 @@ patch-check: $(VENV)/.dependencies ## The patches apply to the pristine Horovod,
 	$(BIN)/python tools/patches.py check
 
 .PHONY: clean
-clean: ## Removes what was built (not the virtual environment)
-	rm -rf build dist *.egg-info results $(VENV)/.built
+clean: ## Removes what was built (neither the virtual environment nor results/)
+	rm -rf build dist *.egg-info $(VENV)/.built
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "error: there is no python3 on the PATH"; exit 1; }
