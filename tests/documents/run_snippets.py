@@ -36,7 +36,8 @@ def torch_names():
         optimizer = hvd.DistributedOptimizer(
             torch.optim.SGD(model.parameters(), lr=0.1), model.named_parameters(),
             name=f"snippet.{number}")
-        return dict(torch=torch, hvd=hvd, model=model, optimizer=optimizer, batches=batches(),
+        calls = []
+        return dict(calls=calls, validate_and_save=calls.append, torch=torch, hvd=hvd, model=model, optimizer=optimizer, batches=batches(),
                     inputs=inputs, targets=targets, loss=lambda model, batch:
                     torch.nn.functional.mse_loss(model(batch[0]), batch[1]))
 
@@ -47,6 +48,7 @@ def torch_names():
             names["loss"](model, next(names["batches"])).backward()
             optimizer.step()
             assert optimizer.round > 0
+        assert "at_flush" not in names["code"] or names["calls"]
 
     return names, afterwards
 
@@ -106,7 +108,7 @@ def main(framework, snippets):
     names, afterwards = {"torch": torch_names, "keras": keras_names}[framework]()
     failed = False
     for number, (where, code) in enumerate(snippets):
-        given = names(number)
+        given = dict(names(number), code=code)
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 exec(compile(LENGTH.sub("8", code), where, "exec"), given)
