@@ -68,7 +68,7 @@ def _rank(options):
     device = options.device
     if device == "cuda":
         device = f"cuda:{hvd.local_rank()}"
-    mine = _tensor(framework, 2.0 ** hvd.rank(), device)
+    mine = _tensor(framework, hvd.rank() + 1.0, device)
     rounds, total = 0, 0.0
     for _ in range(_STEPS):
         answer = hvd.partial_allreduce([mine], "check", policy=options.policy, op=hvd.Sum,
@@ -79,7 +79,7 @@ def _rank(options):
     rounds += len(flushed)
     total += sum(float(answered.tensors[0][0]) for answered in flushed)
     synchronous = float(hvd.allreduce(mine, op=hvd.Sum, name="check.synchronous")[0])
-    each = 2.0 ** hvd.size() - 1
+    each = hvd.size() * (hvd.size() + 1) / 2
     if total != _STEPS * each or synchronous != each:
         print(f"failed: on rank {hvd.rank()} the rounds hold {total} and not {_STEPS * each}, an "
               f"allreduce {synchronous} and not {each}", file=sys.stderr, flush=True)

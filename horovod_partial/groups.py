@@ -6,6 +6,7 @@ import collections
 import contextlib
 import gc
 import itertools
+import os
 import threading
 import warnings
 import weakref
@@ -198,7 +199,8 @@ class Groups:
     def stats(self, name, process_set, journal=None):
         """What is behind ``hvd.partial_stats``; zeros before the group's first round."""
         set_id = number_of(process_set)
-        raw = self.library.stats(set_id, name)
+        member = process_set.included()
+        raw = self.library.stats(set_id, name) if member else None
         changes = self.library.changes(set_id, name) if raw is not None else []
         if raw is None:
             raw = dict.fromkeys(self.library.stat_names, 0.0)
@@ -215,7 +217,6 @@ class Groups:
         stats["mean_active"] = active_sum / counted if counted else 0.0
         stats["mean_staleness"] = staleness_sum / staleness_count if staleness_count else 0.0
         stats["wait_seconds"] = wait_seconds
-        member = process_set.included()
         stats.update(name=name, rank=process_set.rank() if member else None,
                      size=len(process_set.ranks))
         return {**stats, **journal.stats()} if journal else stats
@@ -394,12 +395,15 @@ class TrainingGroup:
         self._predivide = predivide if self._average else 1.0
         self._healing = healing
         self._parts = parts  # tensors in each part of a submission; empty: it comes whole
-        self._definition = None  # (a number of ranks, the definition's number)
+        self._definition = []  # a number of ranks, the definition's number
         self._before_round = {}
         self._journal = Journal(settings.policy)
         self._member = None  # this rank in the process set
         self._expiring = []  # handles that the next flush removes
         self._under_way = None  # a submission without an answer that was read to the end
+        self._answer = None  # its answer
+        self._taken = 0  # rounds of it that were applied, or begun
+        self._applying = False
         self._handed_in = []  # what is kept of the parts of the next submission
         self._first = 0  # their tensors
         self._submitted = 0  # since the last flush
@@ -409,17 +413,23 @@ class TrainingGroup:
         if process_set.included():
             lifecycle.say_policy(groups.basics, settings)
             groups.training.add(self)
-            weakref.finalize(replica, _retire, groups, name, process_set,
-                             self._journal).atexit = False
+            weakref.finalize(replica, _retire, groups, name, process_set, self._journal,
+                             self._definition, os.getpid()).atexit = False
 
     def stats(self):
         return {"round": self.round,
                 **self._groups.stats(self.name, self.process_set, self._journal)}
 
     def save(self):
-        """What a checkpoint needs: a SavedGroup, or None when there is nothing."""
-        saved = (self._library.save(self.process_set.process_set_id, self.name)
-                 if self.process_set.included() else None)
+        """What a checkpoint needs: a SavedGroup, or None when there is nothing, or nothing left
+        because Horovod is down."""
+        if not self._groups.basics.is_initialized() or not self.process_set.included():
+            return None
+        try:
+            saved = self._library.save(self.process_set.process_set_id, self.name)
+        except HorovodInternalError as error:
+            warnings.warn(f"what {self.name!r} has not reduced yet is not in the checkpoint: {error}")
+            return None
         if saved is None or not (saved.send_buffer or saved.pending or saved.drifted):
             return None
         return saved
@@ -463,14 +473,27 @@ class TrainingGroup:
     def answer(self):
         """Blocks until the submission has its Answer, whose rounds are to be read before
         ``finish()``; a refused submission is over."""
-        ticket, _ = self._under_way
-        try:
-            answer = ticket.answer()
-        except Exception:
-            self.finish()
-            raise
-        self._journal.answered(self._member, answer.rounds)
-        return answer
+        if self._answer is None:
+            ticket, _ = self._under_way
+            try:
+                answer = ticket.answer()
+            except Exception:
+                self.finish()
+                raise
+            self._journal.answered(self._member, answer.rounds)
+            self._answer = answer
+        return self._answer
+
+    def each_once(self, answer):
+        """Yields the submission's rounds, to be applied. One that was interrupted is not repeated:
+        its update may be half done, and the replica has drifted."""
+        self.drifted |= self._applying
+        for raw in answer.rounds[self._taken:]:
+            self._taken += 1
+            self._applying = True
+            self.advance(raw.count)
+            yield raw
+            self._applying = False
 
     def _forget_parts(self):
         _in_use.pop(id(self._handed_in), None)
@@ -479,7 +502,9 @@ class TrainingGroup:
 
     def finish(self):
         ticket, _ = self._under_way
-        self._under_way = None
+        self._under_way = self._answer = None
+        self._taken = 0
+        self._applying = False
         ticket.close()
         _in_use.pop(ticket.number, None)
 
@@ -504,11 +529,17 @@ class TrainingGroup:
     # ------------------------------------------------------------------------ flush and heal
 
     def flush(self):
-        """Applies rounds until this rank has applied every round; heals where that is due."""
+        """Applies rounds until this rank has applied every round; heals where that is due. An
+        exception of the replica (of a ``before_round`` function, say) is raised at the end: the
+        other ranks wait for this one until then."""
+        failure = None
         while True:
             ticket = self._ask(Ask.FLUSH)
             answer = ticket.answer()
-            self._apply(answer)
+            try:
+                self._apply(answer)
+            except Exception as error:
+                failure = failure or error
             ticket.close()
             if not answer.again:
                 break
@@ -518,12 +549,22 @@ class TrainingGroup:
         self._journal.interrupted()
         while self._expiring:
             self._expiring.pop().remove()
+        if failure is not None:
+            raise failure
 
     def _apply(self, answer):
-        for raw in answer.rounds:
-            self.advance(raw.count)
-            if not raw.empty:
-                self._replica().apply_round(raw)
+        applied = 0
+        try:
+            for raw in answer.rounds:
+                applied += 1
+                self.advance(raw.count)
+                if not raw.empty:
+                    self._replica().apply_round(raw)
+        except BaseException:
+            for raw in answer.rounds[applied:]:
+                self.advance(raw.count)
+            self.drifted = True
+            raise
 
     def _compare(self):
         """Yields each Ticket that it waits for, as do the two below."""
@@ -614,11 +655,14 @@ class TrainingGroup:
 
     def _defined(self):
         ranks = self.process_set.size()
-        if self._definition is None or self._definition[0] != ranks:
-            self._definition = (ranks, self._library.define(
+        if self._definition[:1] != [ranks]:
+            number = self._library.define(
                 self.name, self._replica().group_specs(), self.settings.limited_to(ranks),
                 self._average, prescale=1.0 / self._predivide, postscale=self._predivide,
-                healing=self._healing, parts=self._parts))
+                healing=self._healing, parts=self._parts)
+            if self._definition:
+                self._library.undefine(self._definition[1])
+            self._definition[:] = ranks, number
         return self._definition[1]
 
 
@@ -627,13 +671,18 @@ def _wait_through(tickets):
         ticket.wait()
 
 
-def _retire(groups, name, process_set, journal):
+def _retire(groups, name, process_set, journal, definition, process):
     """The replica is gone; so is its group once that is so on every rank."""
-    groups.names.release(name)
+    if os.getpid() != process:
+        return  # a fork has a copy of the locks, which nobody there would release
     with contextlib.suppress(Exception):  # Horovod is gone, too
         groups.keep_stats(name, process_set, journal)
     with contextlib.suppress(Exception):
         groups.library.ask(Ask.RETIRE, process_set.process_set_id, name, 0).close()
+    if definition:
+        groups.library.undefine(definition[1])
+    # Last, or another optimizer of this name might submit into the group that ends.
+    groups.names.release(name)
 
 
 class PartialOptimizer:

@@ -76,7 +76,12 @@ def follow_rounds(callback):
     if partial is None:
         return False
     if not callback.steps_per_epoch:
-        callback.steps_per_epoch = callback._autodetect_steps_per_epoch()
+        try:
+            callback.steps_per_epoch = callback._autodetect_steps_per_epoch()
+        except ValueError:
+            raise ValueError(
+                f"{type(callback).__name__} follows rounds where training is partial, and how many "
+                "there are in an epoch of this data is not known: give it steps_per_epoch") from None
 
     def before_round(index):
         epoch = index / callback.steps_per_epoch

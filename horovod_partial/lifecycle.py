@@ -6,11 +6,11 @@ until every rank has ended. Horovod's own modules call the functions here (``pat
 
 Normal ends are ``hvd.shutdown()``, the end of the script, and ``sys.exit(0)``. Not normal, so that
 the others learn at once, are an uncaught exception, ``hvd.shutdown()`` while one is handled (in a
-``finally``, say), and a non-zero ``sys.exit``. Not seen, and so
-taken for normal: ``raise SystemExit(1)`` without ``sys.exit``. ``os._exit`` and signals end the
-process without any of this.
+``finally``, say), and a non-zero ``sys.exit``, ``exit`` or ``quit``. Not seen, and so taken for
+normal: ``raise SystemExit(1)``. ``os._exit`` and signals end the process without any of this.
 """
 
+import _sitebuiltins
 import concurrent.futures
 import contextlib
 import os
@@ -140,7 +140,7 @@ def shut_down(basics, shut_down_horovod):
         shut_down_horovod()
         return
     reset = _resetting
-    failed = reset is None and (_failed or _is_failure(sys.exc_info()[1]))
+    failed = reset is None and (_failed or _is_failure(sys.exc_info()[1]) or _uncaught())
     rank = basics.rank()
     library = _native.Library(basics.MPI_LIB_CTYPES)
     said = []
@@ -177,16 +177,25 @@ def _is_failure(error):
     return error is not None
 
 
+def _uncaught():
+    """Whether the interpreter has come to an exception that nobody handled, which it notes before
+    it calls sys.excepthook, whoever has replaced that. (A prompt, which goes on, notes it, too.)"""
+    return getattr(sys, "last_value", None) is not None and not hasattr(sys, "ps1")
+
+
 def _watch_exits():
-    """atexit does not see how the interpreter ends, so the two places that decide it are wrapped."""
+    """atexit does not see how the interpreter ends, so the places that decide it are wrapped."""
     exit_before = sys.exit
     hook_before = sys.excepthook
 
-    def exit_and_note(status=None):
+    def note_exit(status):
         global _failed, _exit_status
         _failed = status not in (None, 0, False)
         if _failed:
             _exit_status = status if isinstance(status, int) else 1
+
+    def exit_and_note(status=None):
+        note_exit(status)
         exit_before(status)
 
     def note_exception(kind, value, traceback):
@@ -196,6 +205,14 @@ def _watch_exits():
 
     sys.exit = exit_and_note
     sys.excepthook = note_exception
+    # Of exit and quit.
+    call_before = _sitebuiltins.Quitter.__call__
+
+    def call_and_note(self, code=None):
+        note_exit(code)
+        call_before(self, code)
+
+    _sitebuiltins.Quitter.__call__ = call_and_note
 
 
 if os.environ.get(config.POLICY):

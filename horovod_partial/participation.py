@@ -72,6 +72,8 @@ class Participation:
         submissions."""
         now, before = self._optimizer.stats(), self._before
         self._before = now
+        if any(now[key] < before[key] for key in ("rounds", "submissions", "wait_seconds")):
+            before = dict.fromkeys(before, 0)  # counted anew since Horovod was initialized again
 
         def since(key, weight=lambda stats: 1):
             return now[key] * weight(now) - before[key] * weight(before)

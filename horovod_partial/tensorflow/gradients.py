@@ -3,6 +3,7 @@ optimizers of ``tf.compat.v1.train``. A late rank gets the sum of its pending ro
 
 import dataclasses
 import itertools
+import warnings
 import weakref
 
 import tensorflow as tf
@@ -75,7 +76,8 @@ class Reducer:
             training = Training(name, Healing.AT_FLUSHES, **self._settings)
             training.build(variables)
             self._trainings[key] = training
-            weakref.finalize(variables[0], self._trainings.pop, key, None).atexit = False
+            for variable in variables:
+                weakref.finalize(variable, self._trainings.pop, key, None).atexit = False
         return self._trainings[key]
 
     def trainings(self):
@@ -90,8 +92,11 @@ def make_reducer(name, compression, sparse_as_dense, op, gradient_predivide_fact
     if name is not None:
         check_name(name)
     # Replicas are healed by flushes only, so there is nothing to do every N rounds.
-    settings = dataclasses.replace(
-        config.resolve(policy, staleness_bound, catch_up, None, seed), resync_every=0)
+    settings = config.resolve(policy, staleness_bound, catch_up, None, seed)
+    if settings.resync_every:
+        warnings.warn(f"{config.RESYNC_EVERY}={settings.resync_every} has no effect here: replicas of "
+                      "a DistributedGradientTape or an optimizer of tf.compat.v1 heal at flushes")
+    settings = dataclasses.replace(settings, resync_every=0)
     return Reducer(name, compression, sparse_as_dense, op, gradient_predivide_factor, process_set,
                    settings)
 
@@ -131,6 +136,7 @@ def flush_gradients(optimizer, variables, session=None):
 
 def _flush(training, optimizer, session):
     update = _update(training, optimizer)
+    training.give_up()
     training.set_model(update, lambda: keras_optimizers.optimizer_variables(optimizer), session)
     if session is not None and not session.graph.finalized:
         with session.graph.as_default():
@@ -178,5 +184,6 @@ class LegacyOptimizer(PartialOptimizer, horovod._DistributedOptimizer):
     def flush(self, session=None):
         """Carries all send buffers, applies each round that comes back, and heals: see
         :func:`hvd.flush_gradients`. In a graph of TensorFlow 1, give the ``session``."""
+        self._partial  # raises
         for training in self._reducer.trainings():
             _flush(training, self._optimizer, session)

@@ -65,6 +65,7 @@ class _PartialKerasOptimizer(keras3.CollectiveApply, PartialOptimizer):
         if self.process_set.included():
             if not tf.executing_eagerly():
                 raise ValueError("flush() is for between two steps, not for a tf.function")
+            self._training.give_up()
             self._partial.flush()
 
     def register_local_var(self, var):

@@ -34,7 +34,9 @@ class Training:
         self._compression = compression
         self._sparse_as_dense = sparse_as_dense
         self._sums = healing == Healing.AT_FLUSHES
-        self._rounds = []  # of the submission under way: (rounds that it counts for, RawRound)
+        self._answer = None  # of the submission under way
+        self._rounds = []  # of it: (rounds that it counts for, RawRound)
+        self._left = 0  # rounds of it that do not count as applied yet
         self._values = None  # of the replica, while a graph heals
         self.group = TrainingGroup(partial_groups, self, name, process_set, settings, op,
                                    predivide, healing)
@@ -108,12 +110,14 @@ class Training:
     # -------------------------------------------------------------- what they do on the host
 
     def _submit(self, *gradients):
-        if self.group.under_way is not None:
-            # An interrupted step: some of its rounds may not have been applied.
-            self.group.finish()
-            self.group.drifted = True
+        self.give_up()
         gradients = host.arrays(gradients)
         self.group.submit(host.addresses(gradients), gradients)
+        self._take_answer()
+        self.group.drifted |= self._sums and len(self._rounds) > 1
+        return [np.int32(len(self._rounds))]
+
+    def _take_answer(self):
         self._answer = self.group.answer()
         counts = 0
         self._rounds = []
@@ -122,13 +126,20 @@ class Training:
             if not raw.empty:
                 self._rounds.append((counts, raw))
                 counts = 0
-        self._rest = counts
-        self.group.drifted |= self._sums and len(self._rounds) > 1
-        return [np.int32(len(self._rounds))]
+        self._left = sum(raw.count for raw in self._answer.rounds)
+
+    def give_up(self):
+        """What an interrupted step has left counts as applied, which it may not have been."""
+        if self.group.under_way is None:
+            return
+        if self._answer is None:
+            self._take_answer()
+        self._finish()
+        self.group.drifted = True
 
     def _fetch(self, index):
         counts, raw = self._rounds[index]
-        self.group.advance(counts)
+        self._advance(counts)
         results = self._read(raw)
         self.group.run_before_round()
         return results
@@ -136,9 +147,13 @@ class Training:
     def _finish(self):
         answer = self._answer
         self._answer, self._rounds = None, []
-        self.group.advance(self._rest)
+        self._advance(self._left)
         self.group.finish()
         return [np.bool_(answer.heal), np.int32(answer.root)]
+
+    def _advance(self, count):
+        self.group.advance(count)
+        self._left -= count
 
     def _heal(self, root, *values):
         self._values = values

@@ -1,6 +1,7 @@
 """``DistributedOptimizer`` with partial rounds, for PyTorch."""
 
 import collections
+import os
 import threading
 import warnings
 import weakref
@@ -10,7 +11,7 @@ import torch
 
 from horovod.common.exceptions import HorovodInternalError
 from horovod.torch.compression import Compression
-from horovod.torch.mpi_ops import Average, global_process_set, rank, size
+from horovod.torch.mpi_ops import Average, global_process_set, is_initialized, rank, size
 
 from horovod_partial import _native, config
 from horovod_partial.groups import PartialOptimizer, TrainingGroup
@@ -43,8 +44,8 @@ class _PartialOptimizer(PartialOptimizer):
     its TrainingGroup's.
     """
 
-    # The scaler is to unscale and to skip; a fused optimizer would do it behind our back.
-    _step_supports_amp_scaling = False
+    # A GradScaler is to call step() after an overflow, too: the other ranks may wait for this one.
+    _step_supports_amp_scaling = True
 
     def _set_up(self, named_parameters, compression, backward_passes_per_step, op,
                 gradient_predivide_factor, sparse_as_dense, process_set, settings, name,
@@ -80,7 +81,8 @@ class _PartialOptimizer(PartialOptimizer):
         self._partial = TrainingGroup(partial_groups, self, name, process_set, settings, op,
                                       gradient_predivide_factor, parts=self._parts)
         partial_groups.serve_in_join(self._partial)
-        if process_set.included() and size() > 1:
+        # Elastic jobs grow.
+        if process_set.included() and (size() > 1 or os.environ.get("HOROVOD_ELASTIC") == "1"):
             for p in self._trained:
                 p.register_post_accumulate_grad_hook(_counting_hook(weakref.ref(self)))
 
@@ -88,7 +90,8 @@ class _PartialOptimizer(PartialOptimizer):
 
     def step(self, closure=None):
         """Submits this rank's gradients and applies the rounds that come back: the one that it
-        takes part in or, when it is late, those that it has missed.
+        takes part in or, when it is late, those that it has missed. In ``GradScaler.step(optimizer)``
+        gradients are unscaled before; those that overflow count as zeros.
 
         Args:
             closure: evaluated once, before; its gradients are what is submitted.
@@ -100,8 +103,10 @@ class _PartialOptimizer(PartialOptimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        overflows = self._unscale()
         if not self.process_set.included():
-            self.step_alone()
+            if not overflows:
+                self.step_alone()
         elif self._should_synchronize:
             if self._synchronized is not None:
                 warnings.warn("optimizer.step() called without optimizer.skip_synchronize() "
@@ -109,12 +114,13 @@ class _PartialOptimizer(PartialOptimizer):
                               "once more. Consider optimizer.register_before_round().")
                 self._finish(self._synchronized)
             self._catch_up_first()
-            self._submit()
+            self._submit(zeros=overflows)
             self._take_rounds()
         else:
-            if self._synchronized is not None:
-                self._partial.run_before_round()
-            self.step_alone()
+            if not overflows:
+                if self._synchronized is not None:
+                    self._partial.run_before_round()
+                self.step_alone()
             self._finish(self._synchronized)
         return loss
 
@@ -133,6 +139,7 @@ class _PartialOptimizer(PartialOptimizer):
                 "step (bucket_cap_mb), which cannot be taken back: call optimizer.step() first. "
                 "Where a backward pass is not for this optimizer, or may fail and be repeated, "
                 "leave bucket_cap_mb out.")
+        self._reset_passes()
         super().zero_grad(set_to_none)
 
     def synchronize(self):
@@ -148,8 +155,7 @@ class _PartialOptimizer(PartialOptimizer):
         answer = self._partial.answer()
         contribution = self._partial.under_way
         total = None
-        for raw in answer.rounds:
-            self._partial.advance(raw.count)
+        for raw in self._partial.each_once(answer):
             results = self._read(raw, contribution)
             total = results if total is None else [a.add_(b) for a, b in zip(total, results)]
         self._partial.finish()
@@ -204,7 +210,7 @@ class _PartialOptimizer(PartialOptimizer):
         extra = {"round": self.round}
         partial = self._partial
         saved = partial.save()
-        if saved is None and (partial.restored or self._restored_pending):
+        if saved is None and is_initialized() and (partial.restored or self._restored_pending):
             saved = _native.SavedGroup(False, partial.restored or b"", [])
         if saved is not None:
             extra.update(
@@ -248,11 +254,38 @@ class _PartialOptimizer(PartialOptimizer):
                 self._take_rounds()
         self._apply_restored()
 
-    def _submit(self):
+    def _unscale(self):
+        """What a GradScaler leaves to this step(): divides the gradients by its scale. Returns whether
+        they overflow."""
+        scale, found = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        if found is None:
+            return False
+        if self._parts:
+            raise NotImplementedError("a GradScaler's gradients change after backward, which hands "
+                                      "them in as they are (bucket_cap_mb): leave bucket_cap_mb out")
+        # A fused optimizer would take them, too, in each round that is applied.
+        self.grad_scale = self.found_inf = None
+        if self._synchronized is not None:
+            if not self._partial.drifted:
+                warnings.warn("optimizer.synchronize() has reduced the gradients before the GradScaler "
+                              "unscaled them, by a scale of this rank's own: replicas drift apart until "
+                              "the next flush. Leave optimizer.synchronize() and skip_synchronize() "
+                              "out, and clip in optimizer.register_before_round().")
+            self._partial.drifted = True
+        overflows = bool(found)
+        if scale is not None and not overflows:
+            inverse = scale.double().reciprocal().float()
+            for group in self.param_groups:
+                for p in group["params"]:
+                    if p.grad is not None:
+                        p.grad.mul_(inverse.to(p.grad.device))
+        return overflows
+
+    def _submit(self, zeros=False):
         first = self._partial.handed_in
         contribution = self._handed_in if first else _Contribution([], [], [])
         self._check_unchanged(contribution)
-        rest = self._contribution(first)
+        rest = self._contribution(first, zeros=zeros)
         contribution.extend(rest)
         self._handed_in = _Contribution([], [], [])
         self._reset_passes()
@@ -311,8 +344,7 @@ class _PartialOptimizer(PartialOptimizer):
         """Waits for the submission under way, and applies the rounds that come back."""
         answer = self._partial.answer()
         contribution = self._partial.under_way
-        for raw in answer.rounds:
-            self._partial.advance(raw.count)
+        for raw in self._partial.each_once(answer):
             if not raw.empty:
                 self._apply(self._read(raw, contribution))
         self._partial.finish()
@@ -391,9 +423,11 @@ class _PartialOptimizer(PartialOptimizer):
     def _gradients_kept(self):
         """Rounds applied outside of ``step()`` leave the user's gradients as they are."""
         kept = [p.grad for p in self._trained]
-        yield
-        for p, gradient in zip(self._trained, kept):
-            p.grad = gradient
+        try:
+            yield
+        finally:
+            for p, gradient in zip(self._trained, kept):
+                p.grad = gradient
 
     def _finish(self, answer):
         """What is left of a step once its rounds have been applied."""

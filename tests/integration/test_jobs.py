@@ -57,7 +57,8 @@ def test_what_was_in_no_round_is_reported(launch):
 
 # How a rank fails, and what the launcher says.
 FAILURES = {"raise": "a bug in step 3", "raise-and-shut-down": "a bug in step 3",
-            "exit": r"exit(ed)? .*code:?\s+3", "SIGKILL": "137|signal 9", "SIGTERM": "143|signal 15"}
+            "raise-to-another-hook": "caught: a bug in step 3", "exit": r"exit(ed)? .*code:?\s+3",
+            "quit": r"exit(ed)? .*code:?\s+3", "SIGKILL": "137|signal 9", "SIGTERM": "143|signal 15"}
 
 
 @pytest.mark.parametrize("module, how, backend", [

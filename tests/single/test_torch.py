@@ -215,11 +215,16 @@ def test_tensorboard_shows_how_rounds_went(tmp_path):
         step(optimizer, model, 3)
         step(optimizer, model, 4)
         summary.log(step=70)
+        hvd.shutdown()
+        hvd.init()  # numbers begin anew, as in an elastic job
+        step(optimizer, model, 5)
+        summary.log(step=80)
     shown = EventAccumulator(str(tmp_path))
     shown.Reload()
     rounds, active, late = ([(e.step, e.value) for e in shown.Scalars(f"partial_{tag}")]
                             for tag in ("round", "mean_active", "late"))
-    assert (rounds, active, late) == ([(3, 3), (70, 5)], [(3, 1), (70, 1)], [(3, 0), (70, 0)])
+    assert rounds == [(3, 3), (70, 5), (80, 6)]
+    assert active == [(3, 1), (70, 1), (80, 1)] and late == [(3, 0), (70, 0), (80, 0)]
     assert shown.Scalars("partial_wait_seconds")[0].value < optimizer.stats()["wait_seconds"]
     with pytest.raises(ValueError, match="not a partial"):
         hvd.PartialSummary(None, torch.optim.SGD(model.parameters(), lr=0.01))

@@ -109,6 +109,7 @@ for life in range(5):
         raises(gone, "shut down", hvd.allreduce, array([1.0]))
     hvd.shutdown()
     hvd.shutdown()  # once more: no harm
+    survivor.save()
 
     raises((HorovodInternalError, ValueError), "init", hvd.partial_allreduce, [array([1.0])],
            "group")

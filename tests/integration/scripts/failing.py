@@ -9,6 +9,10 @@ import sys
 def fail(how):
     if how == "exit":
         sys.exit(3)
+    if how == "quit":
+        quit(3)
+    if how == "raise-to-another-hook":
+        sys.excepthook = lambda kind, value, traceback: print(f"caught: {value}", flush=True)
     if how in ("SIGKILL", "SIGTERM"):
         os.kill(os.getpid(), getattr(signal, how))
     raise RuntimeError("a bug in step 3")

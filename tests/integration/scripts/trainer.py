@@ -40,6 +40,7 @@ class Trainer:
             self.optimizer.step()
 
         self.step = step
+        self.save = self.optimizer.state_dict
         self.weight = lambda: weight.detach()[0].item()
 
     def _make_keras(self, **settings):
@@ -57,4 +58,5 @@ class Trainer:
             optimizer.apply([tf.ones(2)], [weight])
 
         self.step = step
+        self.save = lambda: optimizer.save_own_variables({})
         self.weight = lambda: float(weight[0])

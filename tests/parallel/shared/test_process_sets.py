@@ -91,6 +91,9 @@ def test_rounds_in_a_set_while_its_outsider_synchronises(fw, hvd, name, ranks, n
             runner.step("A")
         assert flush(runner) == 5 * (2**(size - 1) - 1)
         assert hvd.partial_stats(runner.group("A"), process_set=some)["null"] <= 1  # of the flush
+    else:
+        stats = fw.trainer("sgd", policy="full", name=name, process_set=some).optimizer.stats()
+        assert (stats["rank"], stats["size"], stats["rounds"]) == (None, size - 1, 0)
     Runner(fw, name, ranks).sync("S")
 
 

@@ -218,6 +218,14 @@ def test_best_model_checkpoint(hvd, name, ranks, tmp_path):
                  0, 0)
 
 
+def test_a_schedule_of_epochs_of_unknown_length_is_refused(hvd, name, ranks):
+    model = compiled(hvd, name)
+    batch = batches(ranks[0], 1)
+    with pytest.raises(ValueError, match="LearningRateScheduleCallback .* give it steps_per_epoch"):
+        model.fit((batch for _ in range(3)), verbose=0,
+                  callbacks=[hvd.callbacks.LearningRateScheduleCallback(0.1, 0.5)])
+
+
 def test_a_schedule_that_begins_at_zero_ends_with_its_training(hvd, name, ranks):
     rank, _ = ranks
     model = build()

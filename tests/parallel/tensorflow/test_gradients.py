@@ -1,5 +1,7 @@
 """Where one gradient only can be returned: DistributedGradientTape and tf.compat.v1.train."""
 
+import gc
+
 import keras
 import numpy as np
 import pytest
@@ -69,6 +71,29 @@ def test_flush_gradients_heals(hvd, events, name, ranks, compiled):
     step(rank, 10)
     hvd.flush_gradients(optimizer, model.trainable_variables)
     assert identical(hvd, *replica(model, optimizer))
+
+
+def test_variables_that_come_and_go(hvd, name, ranks):
+    """A tape's group ends with any of its variables: a trunk gets a new head, a flush finds no
+    group that has lost its own."""
+    _, size = ranks
+    trunk = tf.Variable([0.0])
+    optimizer = keras.optimizers.SGD(1.0)
+    for fold in range(2):
+        head = tf.Variable([1.0])
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(trunk + head)
+        tape = hvd.DistributedGradientTape(tape, policy="full", op=hvd.Sum)
+        assert [float(g[0]) for g in tape.gradient(loss, [trunk, head])] == [size, size]
+        hvd.flush_gradients(optimizer, [trunk, head])
+        del head, tape
+        gc.collect()
+
+
+def test_resync_every_of_the_environment_is_not_passed_over_in_silence(hvd, name, monkeypatch):
+    monkeypatch.setenv("HOROVOD_PARTIAL_RESYNC_EVERY", "5")
+    with pytest.warns(UserWarning, match="RESYNC_EVERY=5 has no effect"):
+        hvd.DistributedOptimizer(LEGACY["momentum"](), name=name)
 
 
 @both

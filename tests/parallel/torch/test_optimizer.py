@@ -224,30 +224,153 @@ def test_sparse_gradients(hvd, name, ranks, sparse_as_dense):
     assert table.weight[:, 0].tolist() == [-1 / size if i < size else 0.0 for i in range(5)]
 
 
-def test_grad_scaler_and_a_step_skipped_for_an_overflow(hvd, events, name, ranks):
-    """Gradients are submitted unscaled; an overflow on one rank is no submission."""
+@pytest.mark.parametrize("policy, clips, fused", [
+    ("solo", False, False), ("full", False, False), ("full", True, True)])
+def test_grad_scaler_and_an_overflow(hvd, name, ranks, policy, clips, fused):
+    """Gradients are submitted unscaled; those that overflow on one rank count as zeros, so that this
+    rank submits as often as the others."""
     rank, size = ranks
     weight = torch.nn.Parameter(torch.zeros(1))
-    optimizer = hvd.DistributedOptimizer(torch.optim.SGD([weight], lr=1.0), policy="solo",
-                                         name=name)
+    optimizer = hvd.DistributedOptimizer(torch.optim.SGD([weight], lr=1.0, fused=fused),
+                                         policy=policy, name=name)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**(4 + rank))  # each its own
 
     def step(factor):
         optimizer.zero_grad()
         scaler.scale((weight * factor).sum()).backward()
+        if clips:
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_([weight], 2.0**size)
         scaler.step(optimizer)
         scaler.update()
 
+    total = 2**size - 1
+    step(float(2**rank))
+    step(float("inf") if rank == 0 else float(2**rank))
+    assert scaler.get_scale() == (2.0**3 if rank == 0 else 2.0**(4 + rank))
+    step(float(2**rank))
     step(float(2**rank))
     optimizer.flush()
-    assert weight.item() == -(2**size - 1) / size
-    before = optimizer.stats()["fresh"]
-    step(float("inf") if rank == 0 else 0.0)
-    if rank == 0:
-        assert optimizer.stats()["fresh"] == before
-        assert scaler.get_scale() == 2.0**3
+    assert weight.item() == -(4 * total - 1) / size
+    assert optimizer.stats()["submissions"] == 4
+
+
+def test_grad_scaler_after_synchronize_is_reported(hvd, name, ranks):
+    """Each rank divides the sum by a scale of its own."""
+    rank, size = ranks
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = hvd.DistributedOptimizer(torch.optim.SGD([weight], lr=1.0), policy="full", name=name)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**(4 + rank))
+
+    def step(factor):
+        optimizer.zero_grad()
+        scaler.scale((weight * factor).sum()).backward()
+        optimizer.synchronize()
+        scaler.unscale_(optimizer)
+        with optimizer.skip_synchronize():
+            scaler.step(optimizer)
+        scaler.update()
+
+    with pytest.warns(UserWarning, match="before the GradScaler"):
+        step(1.0)
+    before = weight.item()
+    step(float("inf") if rank == 0 else 1.0)  # which reaches all ranks
+    assert weight.item() == before
     optimizer.flush()
-    assert weight.item() == -(2**size - 1) / size
+    assert identical(hvd, optimizer)
+
+
+def test_grad_scaler_and_buckets(hvd, name):
+    model = build()
+    optimizer = hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=1.0), policy="solo",
+                                         name=name, bucket_cap_mb=1e-6)
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(model(torch.ones(1, 4)).sum()).backward()
+    with pytest.raises(NotImplementedError, match="GradScaler"):
+        scaler.step(optimizer)
+    optimizer.step()  # what was handed in is on its way
+
+
+def test_a_step_that_is_left_out(hvd, name, ranks):
+    """As after a loss that is not finite."""
+    rank, size = ranks
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = hvd.DistributedOptimizer(torch.optim.SGD([weight], lr=1.0), policy="solo", name=name)
+    for step in range(4):
+        optimizer.zero_grad()
+        weight.sum().backward()
+        if (step + rank) % 2 == 0:
+            optimizer.step()
+    optimizer.flush()
+    assert weight.item() == -2.0
+
+
+def test_a_round_whose_update_fails_is_not_applied_again(hvd, events, name, ranks, needs_two):
+    """The last rank finds three rounds; a function fails in the second."""
+    rank, size = ranks
+    model = build()
+    optimizer = hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=0.1),
+                                         model.named_parameters(), policy="solo", name=name,
+                                         staleness_bound=100)
+    optimizer.flush()
+    events.barrier()
+    if rank == 0:
+        for step in range(3):
+            take_step(optimizer, model, rank, step)
+        events.set("three rounds")
+    else:
+        events.wait("three rounds")
+        seen = []
+
+        def fail(index):
+            seen.append(index)
+            if len(seen) == 2:
+                raise RuntimeError("in the second round")
+
+        handle = optimizer.register_before_round(fail)
+        with pytest.raises(RuntimeError, match="in the second round"):
+            take_step(optimizer, model, rank, 0)
+        optimizer.step()
+        handle.remove()
+        assert len(seen) == len(set(seen))  # each round once
+    events.barrier()
+    optimizer.flush()
+    stats = optimizer.stats()
+    assert optimizer.round == stats["rounds"]
+    assert stats["heals"] == 1
+    assert sum(stats["staleness_histogram"]) == stats["submissions"]
+    assert identical(hvd, optimizer)
+
+
+def test_a_flush_in_which_an_update_fails_goes_on_for_the_others(hvd, name, ranks, needs_two):
+    rank, size = ranks
+    model = build()
+    optimizer = hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=0.1),
+                                         model.named_parameters(), policy="solo", name=name,
+                                         staleness_bound=100)
+    take_step(optimizer, model, rank, 0)
+    optimizer.flush()
+
+    def fail(index):
+        raise RuntimeError("in a flush")
+
+    if rank == size - 1:
+        handle = optimizer.register_before_round(fail)
+        try:
+            optimizer.zero_grad()
+            backward(model, rank, 1)
+            with pytest.raises(RuntimeError, match="in a flush"):
+                optimizer.step()
+            with pytest.raises(RuntimeError, match="in a flush"):
+                optimizer.flush()  # of the others' rounds
+        finally:
+            handle.remove()
+    else:
+        take_step(optimizer, model, rank, 1)
+        optimizer.flush()
+    optimizer.flush()  # heals
+    assert optimizer.round == optimizer.stats()["rounds"]
+    assert identical(hvd, optimizer)
 
 
 @pytest.mark.parametrize("bucket_cap_mb", [None, 1e-6])
