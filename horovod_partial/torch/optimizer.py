@@ -261,6 +261,7 @@ class _PartialOptimizer(PartialOptimizer):
         if found is None:
             return False
         if self._parts:
+            del self.grad_scale, self.found_inf  # which the scaler does not come to
             raise NotImplementedError("a GradScaler's gradients change after backward, which hands "
                                       "them in as they are (bucket_cap_mb): leave bucket_cap_mb out")
         # A fused optimizer would take them, too, in each round that is applied.
