@@ -75,7 +75,7 @@ def resolve(policy=None, staleness_bound=None, catch_up=None, resync_every=None,
 
 
 def summary_wanted(environment=os.environ):
-    """Whether rank 0 says at the end how the rounds went; ``resolve`` has checked the variable."""
+    """Whether ranks say at the end how the rounds went; ``resolve`` has checked the variable."""
     return environment.get(SUMMARY, "") != "0"
 
 

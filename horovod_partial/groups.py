@@ -315,11 +315,13 @@ class Groups:
         self._gone.append(self.stats(name, process_set, journal))
 
     def _summaries(self):
-        """See ``lifecycle.add_summary``."""
+        """See ``lifecycle.add_summary``. Rank 0 speaks for all, but only a rank itself knows what it
+        has merged."""
         present = [group.stats() for group in self.training
                    if group.process_set.process_set_id is not None]
         trained = [stats for stats in [*self._gone, *present]
-                   if stats["submissions"] and stats["size"] > 1]
+                   if stats["submissions"] and stats["size"] > 1
+                   and (self.basics.rank() == 0 or stats["merged"])]
         return [summary(stats) for stats in sorted(trained, key=lambda stats: stats["name"])]
 
     # -------------------------------------------------------------------------- a new life

@@ -73,7 +73,7 @@ def add_renewal(basics, renew):
 
 
 def add_summary(basics, summaries):
-    """Has ``summaries()`` called on rank 0 when its application has ended in the normal way. It
+    """Has ``summaries()`` called when this rank's application has ended in the normal way. It
     returns sentences on what was trained, which are printed."""
     _summaries[basics] = summaries
 
@@ -145,7 +145,7 @@ def shut_down(basics, shut_down_horovod):
     library = _native.Library(basics.MPI_LIB_CTYPES)
     said = []
     if reset is None and not failed:
-        if rank == 0 and basics in _summaries and config.summary_wanted():
+        if basics in _summaries and config.summary_wanted():
             # Another rank's failure may have ended Horovod.
             with contextlib.suppress(HorovodInternalError, ValueError):
                 said = _summaries[basics]()

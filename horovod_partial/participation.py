@@ -101,7 +101,10 @@ def summary(stats):
         k = (f" K: {changes[0]['before']}" + (", ..." if len(changes) > 3 else "")
              + "".join(f", {change['k']} from round {change['round']} on"
                        for change in changes[-3:]) + ".")
+    merged = ""
+    if stats["merged"]:
+        merged = f" Merged beyond the staleness bound: {stats['merged']} rounds."
     return (f"{stats['name']!r} ({stats['policy']}): {stats['rounds']} rounds, "
             f"{stats['mean_active']:.1f} of {stats['size']} ranks active on average. Rank "
             f"{stats['rank']}: {stats['submissions']} submissions, {stats['wait_seconds']:.1f} s "
-            f"waited, {stats['mean_staleness']:.2f} rounds stale on average ({found}).{k}")
+            f"waited, {stats['mean_staleness']:.2f} rounds stale on average ({found}).{merged}{k}")

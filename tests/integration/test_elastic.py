@@ -46,3 +46,8 @@ def test_training_goes_on_with_more_and_with_less_ranks(launch, discovery, frame
                       r"the last commit: what ranks have submitted since is lost, that is (\d+) "
                       "submissions of this rank and all of the ranks that are gone", result.output)
     assert len(lost) == 2 and all(0 < int(submissions) <= 10 for _, submissions in lost), lost
+    # A failure has it said, a host that comes does not.
+    begun = re.findall(r"\[rank (\d)\] horovod_partial: after a failure, 'plain' begins anew: what was "
+                       "in no round is lost, that is at most the last 2 submissions of each rank",
+                       result.output)
+    assert sorted(begun) == sorted(rank for rank, _ in lost), result.output

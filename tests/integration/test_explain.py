@@ -2,6 +2,8 @@
 
 import collections
 import json
+import re
+import time
 
 import pytest
 
@@ -25,16 +27,32 @@ STALLS = {
 
 
 def test_a_stalled_round_is_explained_and_ends_after_the_shutdown_time(start, fork_server, tmp_path):
+    # With cycles at short intervals, in each of which a warning could come.
     job = start(2, SCRIPTS / "stalled.py", tmp_path / "go", spawn=fork_server("torch").spawn,
                 env={"HOROVOD_STALL_CHECK_TIME_SECONDS": "1",
-                     "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "15"})
+                     "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "15",
+                     "HOROVOD_SAFETY_CYCLE_SECONDS": "0.05"})
+
+    def waited(case):
+        """At most so many seconds, since rank 0 has said so before it began."""
+        since, = re.findall(rf"{case} waits from (\S+) on", "".join(job.output))
+        return time.monotonic() - float(since)
+
     for case, explanation in STALLS.items():
         job.wait_for(f"{case} next")
         job.wait_for(explanation)
+        assert waited(case) >= 1
         (tmp_path / f"go {case}").touch()
     job.wait_for("'end' has stalled for longer than 15 seconds", "rank 0 was shut down")
+    assert waited("end") >= 15
     (tmp_path / "go end").touch()
     job.wait_for("rank 1 was shut down")
+    # Not before a second is over, and not more often than once a second.
+    for explanation in [*STALLS.values(), "'end': round 1 "]:
+        said = [int(seconds) for seconds in re.findall(
+            rf"{re.escape(explanation)}.* Nothing has moved there for (\d+) seconds",
+            "".join(job.output))]
+        assert said == sorted(set(said)) and said[0] >= 1, "".join(job.output)
 
 
 def test_the_timeline_shows_who_was_active(launch, tmp_path):

@@ -47,12 +47,20 @@ def test_a_rank_that_ends_early_drains_in_keras(launch):
     assert result.output.count("did 40 steps") == 2
 
 
-def test_what_was_in_no_round_is_reported(launch):
-    """The ranks that submit last, without a flush, may leave gradients behind: that is said."""
-    result = launch(2, script("uneven_end", TORCH, "end"), imported=TORCH)
-    assert result.returncode == 0
-    for line in re.findall(r".*in no round.*", result.output):
-        assert "optimizer.0" in line
+def test_what_was_in_no_round_and_what_was_merged_is_reported(launch, tmp_path):
+    result = launch(2, script("left_behind", str(tmp_path / "store")), imported=TORCH)
+    assert result.returncode == 0, result.output
+    # Of the rank that submitted last, and of no group that was flushed.
+    assert re.findall(r"\[rank (\d)\] horovod_partial: what was (.*)", result.output) == [
+        ("1", "submitted last to optimizer.0, plain was in no round (flush() and hvd.rounds() carry "
+              "it)")], result.output
+    # Rank 0 says how it went. Rank 1 speaks because it has merged: of five rounds, two are its bound.
+    said = dict(re.findall(r"\[rank (\d)\] horovod_partial: 'optimizer.0' \(solo\): .*\. "
+                           r"Rank \1: (.*)", result.output))
+    assert said.keys() == {"0", "1"}, result.output
+    assert said["0"].startswith("8 submissions") and "Merged" not in said["0"], said
+    assert said["1"].startswith("3 submissions"), said
+    assert said["1"].endswith(". Merged beyond the staleness bound: 3 rounds."), said
 
 
 # How a rank fails, and what the launcher says.

@@ -46,7 +46,8 @@ def test_tensorflow(launch, tmp_path, np, backend, env, bodies):
     run(launch, tmp_path, "tensorflow", np, bodies, backend, env)
 
 
-ENVIRONMENT, PROGRAMS = "shared/environment.py", "shared/test_programs.py"
+ENVIRONMENT, PROGRAMS, SETS = [f"shared/{body}.py" for body in (
+    "environment", "test_programs", "test_process_sets")]
 
 
 @pytest.mark.timeout(300)
@@ -67,6 +68,7 @@ class TestEnvironments:
         assert {row["cache_enabled"] for row in tried} == {"0", "1"}
 
     def test_a_tiny_cache_and_no_pause(self, launch, tmp_path):
+        """And options that are for GPUs on several hosts: they do no harm here."""
         env = {
             "HOROVOD_CACHE_CAPACITY": "2", "HOROVOD_DISABLE_GROUP_FUSION": "1",
             "HOROVOD_CYCLE_TIME": "0", "HOROVOD_BATCH_D2D_MEMCOPIES": "0",
@@ -75,13 +77,20 @@ class TestEnvironments:
         run(launch, tmp_path, "torch", 2, [ENVIRONMENT, PROGRAMS, "shared/test_optimizers.py"],
             "mpi", env)
 
-    def test_slow_cycles_and_timelines_in_the_middle(self, launch, tmp_path):
-        env = {"HOROVOD_CYCLE_TIME": "10", "HOROVOD_TIMELINE": "DYNAMIC",
-               "HOROVOD_DISABLE_GROUP_FUSION": "1"}
-        run(launch, tmp_path, "torch", 2, [ENVIRONMENT], env=env)
+    @pytest.mark.parametrize("framework, env", [
+        ("torch", {"HOROVOD_CYCLE_TIME": "10"}),
+        ("tensorflow", {"HOROVOD_CACHE_CAPACITY": "2", "HOROVOD_EVENT_DRIVEN": "0"})],
+        ids=["torch-slow-cycles", "tensorflow-tiny-cache-by-the-clock"])
+    def test_timelines_in_the_middle(self, launch, tmp_path, framework, env):
+        run(launch, tmp_path, framework, 2, [ENVIRONMENT], env={
+            **env, "HOROVOD_TIMELINE": "DYNAMIC", "HOROVOD_DISABLE_GROUP_FUSION": "1"})
 
-    def test_static_process_sets_on_two_hosts_with_hierarchical_operations(self, launch, tmp_path):
-        run(launch, tmp_path, "torch", 4, [ENVIRONMENT, "shared/test_process_sets.py"],
+    @pytest.mark.parametrize("framework, bodies", [("torch", [ENVIRONMENT, SETS]),
+                                                   ("tensorflow", [SETS])])
+    def test_static_process_sets_on_two_hosts(self, launch, tmp_path, framework, bodies):
+        """And with the options for hierarchical operations, which do no harm: Horovod has these
+        operations for GPUs only, the allgather too, and they are not in this build."""
+        run(launch, tmp_path, framework, 4, bodies,
             env={"HOROVOD_PARTIAL_TEST_PROCESS_SETS": "0,1,2;1,2,3"},
             options=["-H", "localhost:2,127.0.0.1:2", "--hierarchical-allreduce",
                      "--hierarchical-allgather"])

@@ -3,7 +3,8 @@
 HOSTS is what the discovery script prints; rank 0 adds the host NEW to it once. In the third chunk of
 steps with three ranks, rank VICTIM kills itself. Two more chunks, and it is over. Every
 step of every rank submits a gradient of 1, reduced by Sum, so that minus the weight is the number of
-submissions: `state.total`, where nothing was lost or counted twice."""
+submissions: `state.total`, where nothing was lost or counted twice. Each step also submits to `plain`,
+a group of partial_allreduce, which has no commit to go back to."""
 
 import os
 import signal
@@ -23,6 +24,8 @@ if framework == "torch":
     model = torch.nn.Linear(1, 1, bias=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
 
+    one = torch.ones(1)
+
     def weight():
         return model.weight.item()
 
@@ -35,12 +38,15 @@ if framework == "torch":
 else:
     import keras
     import numpy as np
+    import tensorflow as tf
 
     import horovod_partial.tensorflow.keras as hvd
     from horovod_partial.tensorflow.keras import elastic
 
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
     optimizer = keras.optimizers.SGD(1.0)
+
+    one = tf.ones(1)
 
     def weight():
         return float(model.get_weights()[0][0, 0])
@@ -63,6 +69,7 @@ else:
 def before_step(step):
     if (state.large, step, hvd.size(), hvd.rank()) == (2, 5, 3, int(victim)):
         os.kill(os.getpid(), signal.SIGKILL)
+    hvd.partial_allreduce([one], "plain", policy="solo")
 
 
 @elastic.run

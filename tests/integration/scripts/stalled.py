@@ -1,6 +1,6 @@
 """Rank 1 computes, for as long as the file of the first argument is not there, whenever rank 0 waits
 for it: in registration, as initiator or in a committee, at its staleness bound, under `full`, in a
-flush."""
+flush. Rank 0 says when it begins to wait, by the clock of the machine."""
 
 import os
 import sys
@@ -26,9 +26,9 @@ def compute(what):
         time.sleep(0.02)
 
 
-def case(what, name, policy, bound=8, prepare=True, last=hvd.partial_allreduce):
+def case(what, policy, bound=8, prepare=True):
     def submit():
-        return hvd.partial_allreduce(one, name, policy=policy, staleness_bound=bound, seed=seed)
+        return hvd.partial_allreduce(one, what, policy=policy, staleness_bound=bound, seed=seed)
 
     if prepare:
         submit()  # round 0
@@ -36,19 +36,22 @@ def case(what, name, policy, bound=8, prepare=True, last=hvd.partial_allreduce):
         compute(what)
     elif what == "bound":
         submit()
-    last(name) if last is hvd.partial_flush else submit()
-    hvd.partial_flush(name)
+    if rank == 0:
+        print(f"{what} waits from {time.monotonic()} on", flush=True)
+    if what != "flush":
+        submit()
+    hvd.partial_flush(what)
 
 
 seed = next(seed for seed in range(100) if initiators(seed)[0] == [1])
-case("registration", "registration", "solo", prepare=False)
-case("initiator", "initiator", "majority")
-case("committee", "committee", "quorum:2")
-case("bound", "bound", "solo", bound=1)
-case("full", "full", "full")
-case("flush", "flush", "solo", last=hvd.partial_flush)
+case("registration", "solo", prepare=False)
+case("initiator", "majority")
+case("committee", "quorum:2")
+case("bound", "solo", bound=1)
+case("full", "full")
+case("flush", "solo")
 try:
     # This one stays stalled until the shutdown time is over.
-    case("end", "end", "full")
+    case("end", "full")
 except hvd.HorovodInternalError:
     print(f"rank {rank} was shut down", flush=True)
