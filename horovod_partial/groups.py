@@ -442,9 +442,12 @@ class TrainingGroup:
                 **self._groups.stats(self.name, self.process_set, self._journal)}
 
     def save(self):
-        """What a checkpoint needs: a SavedGroup, or None when there is nothing."""
-        saved = (self._library.save(self.process_set.process_set_id, self.name)
-                 if self.process_set.included() else None)
+        """What a checkpoint needs: a SavedGroup, or None when there is nothing, as without
+        Horovod."""
+        saved = None
+        if self._groups.basics.is_initialized() and self.process_set.included():
+            with contextlib.suppress(HorovodInternalError):
+                saved = self._library.save(self.process_set.process_set_id, self.name)
         if saved is None or not (saved.send_buffer or saved.pending or saved.drifted):
             return None
         return saved

@@ -2,6 +2,7 @@
 own. Ranks contribute 2**rank. MPI: mpi4py owns MPI, or it would end with the first life."""
 
 import contextlib
+import gc
 import importlib
 import itertools
 import sys
@@ -59,6 +60,7 @@ class Model:
 
 def state():
     """Of this process: what no wrong call may change."""
+    gc.collect()
     trained = [(some.drifted, some.round, some._journal.stats()["staleness_histogram"])
                for some in groups.training]
     return (dict(groups.names._users), dict(groups._definitions), dict(groups._submitted), trained,
@@ -105,6 +107,16 @@ def without_horovod(survivor):
     with hvd.excused():  # nobody waits for this rank anyway
         pass
     assert state() == before, (before, state())
+    if survivor is not None:
+        checkpoint(survivor.optimizer)
+
+
+def checkpoint(optimizer):
+    """Horovod need not be there any more."""
+    if framework == "torch":
+        assert optimizer.state_dict()["horovod_partial"] == {"round": optimizer.round}
+    else:
+        optimizer.save_own_variables({})
 
 
 without_horovod(None)
@@ -177,6 +189,7 @@ for life in range(5):
         raises((ValueError, *gone), "Horovod has", hvd.partial_allreduce, [array([1.0])], "late",
                policy="full")
         assert state() == before, (before, state())
+        checkpoint(survivor.optimizer)
     hvd.shutdown()
     hvd.shutdown()  # once more: no harm
 
