@@ -158,12 +158,14 @@ class Groups:
         key = number_of(process_set), name
         if not process_set.included():
             raise ValueError(f"process_set={process_set}: this rank is not in it")
-        self.names.claim(name, _PLAIN)
+        self.names.check(name, _PLAIN)
         wanted = (specs, settings, op, process_set.size())
         known = self._definitions.get(key)
         if known is None or known[0] != wanted:
             number = self.library.define(name, specs, settings.limited_to(process_set.size()),
                                          op == self.basics.Average)
+            # Not before: a definition that cannot be takes no name.
+            self.names.claim(name, _PLAIN)
             if known is not None:
                 self.library.undefine(known[1])
             self._definitions[key] = known = (wanted, number)
@@ -171,8 +173,30 @@ class Groups:
 
     def submit(self, name, definition, process_set, addresses):
         """Submits to a group of ``partial_allreduce``; returns the Ticket."""
+        ticket = self.library.ask(Ask.SUBMIT, number_of(process_set), name, definition, addresses)
         self._submitted[name] += 1
-        return self.library.ask(Ask.SUBMIT, number_of(process_set), name, definition, addresses)
+        return ticket
+
+    def answer(self, ticket, name, process_set):
+        """The Answer to a request. When it was refused and there is no group of this name (any
+        longer), the name is free again."""
+        try:
+            return ticket.answer()
+        except ValueError:
+            with contextlib.suppress(HorovodInternalError, ValueError):
+                self._forget_unless_there(name, number_of(process_set))
+            raise
+
+    def _forget_unless_there(self, name, set_id):
+        if self.library.stats(set_id, name) is not None:
+            return
+        known = self._definitions.pop((set_id, name), None)
+        if known is None:
+            return
+        self.library.undefine(known[1])
+        if all(name != other for _, other in self._definitions):
+            self._submitted.pop(name, None)
+            self.names.release(name)
 
     def flush(self, name, process_set, read):
         """Flushes a group of ``partial_allreduce``; returns what ``read(raw, specs)`` makes of
@@ -185,7 +209,7 @@ class Groups:
         rounds = []
         while True:
             ticket = self.library.ask(Ask.FLUSH, set_id, name, known[1] if known else 0)
-            answer = ticket.answer()
+            answer = self.answer(ticket, name, process_set)
             self.names.claim(name, _PLAIN)
             specs = self.library.tensors(set_id, name)
             rounds += [read(raw, specs) for raw in answer.rounds]
@@ -270,7 +294,7 @@ class Groups:
     def excused(self):
         """Put this around waits for other ranks that Horovod cannot see, such as an mpi4py
         barrier, a ``torch.distributed`` collective or a file lock: meanwhile no round waits for
-        this rank."""
+        this rank. (Before ``hvd.init()``, none does anyway.)"""
         self.library.enter_excused()
         try:
             yield
@@ -383,9 +407,10 @@ class TrainingGroup:
     def __init__(self, groups, replica, name, process_set, settings, op, predivide=1.0,
                  healing=Healing.IN_ROUNDS, parts=()):
         check_process_set(process_set)
+        included = process_set.included()  # an error before hvd.init()
         # Drawn by who has made no mistake: numbers are to be the same on all ranks.
         name = groups.name_for_optimizer(name)
-        if process_set.included():
+        if included:
             groups.names.claim(name, _Owner())
         self._groups = groups
         self._library = groups.library
@@ -412,7 +437,7 @@ class TrainingGroup:
         self.round = 0
         self.drifted = False
         self.restored = None
-        if process_set.included():
+        if included:
             lifecycle.say_policy(groups.basics, settings)
             groups.training.add(self)
             weakref.finalize(replica, _retire, groups, name, process_set, self._journal,
@@ -459,12 +484,12 @@ class TrainingGroup:
     def submit(self, addresses, keep):
         """Hands in gradients, or what is left of them: the ``addresses`` of memory that ``keep``
         holds."""
-        self._journal.submitted()
         try:
             ticket = self._ask(Ask.SUBMIT, addresses, first=self._first)
         except HorovodInternalError:
             self._forget_parts()  # Horovod is down: nobody reads them any more
             raise
+        self._journal.submitted()
         self._forget_parts()
         if self._member is None:
             self._member = self.process_set.rank()
@@ -649,11 +674,16 @@ class TrainingGroup:
 
     def _ask(self, what, addresses=(), digest=None, payload=None, first=0):
         set_id = number_of(self.process_set)
-        if what in (Ask.SUBMIT, Ask.FLUSH) and self.restored is not None:
-            payload, self.restored = self.restored or None, None
-        drifted, self.drifted = self.drifted, False
-        return self._library.ask(what, set_id, self.name, self._defined(), addresses, drifted,
-                                 digest, payload, first)
+        restores = what in (Ask.SUBMIT, Ask.FLUSH) and self.restored is not None
+        if restores:
+            payload = self.restored or None
+        ticket = self._library.ask(what, set_id, self.name, self._defined(), addresses,
+                                   self.drifted, digest, payload, first)
+        # Said now; not when it could not be asked, because Horovod is down.
+        self.drifted = False
+        if restores:
+            self.restored = None
+        return ticket
 
     def _defined(self):
         ranks = self.process_set.size()

@@ -43,9 +43,12 @@ def set_args_from_config(args, section, override_args):
     command line said it.
 
     Raises:
-        ValueError: names an unknown key, or a value and what is allowed.
+        ValueError: the section is none, or names an unknown key, or a value and what is allowed.
     """
     known = {key: name for key, name, _, _, _ in _ARGUMENTS}
+    if section is not None and not isinstance(section, dict):
+        raise ValueError(f"partial: {section!r} in the configuration file must be a section: below "
+                         "'partial:', a line such as 'policy: majority' for each setting")
     for key, value in (section or {}).items():
         if key not in known:
             raise ValueError(f"partial: {key!r} in the configuration file is not known: use "

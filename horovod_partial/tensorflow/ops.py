@@ -95,7 +95,7 @@ def partial_allreduce(tensors, name, policy=None, op=Average, staleness_bound=No
         values = host.arrays(values)
         definition = partial_groups.define(name, specs, settings, op, process_set)
         ticket = partial_groups.submit(name, definition, process_set, host.addresses(values))
-        answer = ticket.answer()
+        answer = partial_groups.answer(ticket, name, process_set)
         rounds = [_read(raw, specs) for raw in answer.rounds]
         ticket.close()
         return rounds

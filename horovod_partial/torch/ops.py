@@ -32,8 +32,9 @@ def addresses(tensors):
 class PartialHandle:
     """A submission under way, for ``hvd.poll`` and ``hvd.synchronize``."""
 
-    def __init__(self, ticket, process_set, arrays, devices):
+    def __init__(self, ticket, name, process_set, arrays, devices):
         self._ticket = ticket
+        self._name = name
         self._process_set = process_set
         self._arrays = arrays  # read by the background thread until the answer
         self._devices = devices
@@ -47,7 +48,7 @@ class PartialHandle:
     def synchronize(self):
         if self._ticket is not None:
             try:
-                answer = self._ticket.answer()
+                answer = partial_groups.answer(self._ticket, self._name, self._process_set)
                 self._rounds = [self._read(raw) for raw in answer.rounds]
                 self._ticket.close()
             except Exception as error:
@@ -88,7 +89,7 @@ def partial_allreduce_async(tensors, name, policy=None, op=Average, staleness_bo
     definition = partial_groups.define(name, specs, settings, op, process_set)
     arrays = [on_host(tensor) for tensor in tensors]
     ticket = partial_groups.submit(name, definition, process_set, addresses(arrays))
-    return PartialHandle(ticket, process_set, arrays, [tensor.device for tensor in tensors])
+    return PartialHandle(ticket, name, process_set, arrays, [tensor.device for tensor in tensors])
 
 
 def partial_allreduce(tensors, name, policy=None, op=Average, staleness_bound=None, catch_up=None,
@@ -165,11 +166,20 @@ excused = partial_groups.excused
 
 def poll(handle):
     """``horovod.torch.poll``, for handles of :func:`partial_allreduce_async` as well."""
+    _check_handle(handle)
     return handle.poll() if isinstance(handle, PartialHandle) else mpi_ops.poll(handle)
 
 
 def synchronize(handle):
     """``horovod.torch.synchronize``, for handles of :func:`partial_allreduce_async` as well, for
     which it returns a list of :class:`Round`."""
+    _check_handle(handle)
     return (handle.synchronize() if isinstance(handle, PartialHandle)
             else mpi_ops.synchronize(handle))
+
+
+def _check_handle(handle):
+    # Horovod's are ints, for whom it knows what to do with a wrong one.
+    if not isinstance(handle, (int, PartialHandle)):
+        raise ValueError(f"handle={handle!r} is no handle: give what a function such as "
+                         "hvd.partial_allreduce_async returned")

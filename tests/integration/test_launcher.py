@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
+import horovod
 from common import ROOT
+from horovod.runner import launch as launch_module
 from horovod.runner.common.util import config_parser
 from horovod.runner.launch import parse_args
 
@@ -15,6 +17,10 @@ pytestmark = pytest.mark.timeout(300)
 
 # variable, value, what the error says of it
 ENVIRONMENT = [
+    # Checked first.
+    ("STALENESS_COST", "-1", "staleness_cost=-1.0 must be a number from 0"),
+    ("STALENESS_COST", "high", "staleness_cost='high'"),
+    ("STALENESS_COST", "nan", "staleness_cost=nan"),
     ("POLICY", "most", "policy='most' is not a policy: use 'solo', 'majority', 'quorum:K'"),
     ("POLICY", "first:0", "policy='first:0'"),
     ("POLICY", "quorum:1.5", "policy='quorum:1.5'"),
@@ -43,6 +49,24 @@ def test_horovodrun_starts_no_rank(monkeypatch, variable, value, message):
     with pytest.raises(ValueError) as error:
         config_parser.set_env_from_args({f"HOROVOD_PARTIAL_{variable}": value}, parse_args())
     assert f"environment variable HOROVOD_PARTIAL_{variable}: {message}" in str(error.value)
+
+
+@pytest.mark.parametrize("variable, value, message", [
+    ("POLICY", "most", "policy='most' is not a policy"),
+    ("STALENESS_COST", "high", "staleness_cost='high'")])
+def test_horovod_run_starts_no_rank(monkeypatch, variable, value, message):
+    """The function, whose settings are in its own environment."""
+    monkeypatch.setenv(f"HOROVOD_PARTIAL_{variable}", value)
+    # What starts ranks, whatever the controller.
+    monkeypatch.setattr(launch_module, "run_controller", lambda *args: pytest.fail("ranks start"))
+    with pytest.raises(ValueError) as error:
+        horovod.run(print, num_proc=2, use_gloo=True)
+    assert f"environment variable HOROVOD_PARTIAL_{variable}: {message}" in str(error.value)
+
+
+def test_horovod_run_has_no_argument_of_ours():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'partial'"):
+        horovod.run(print, num_proc=2, partial="solo")
 
 
 def test_horovodrun_ends_with_the_error(launch):

@@ -1,5 +1,6 @@
 """What all bodies share, given `hvd` of the framework at hand: events between the ranks, names."""
 
+import contextlib
 import gc
 import os
 import sys
@@ -35,22 +36,44 @@ def ranks(hvd):
     return hvd.rank(), hvd.size()
 
 
+@pytest.fixture(scope="session")
+def _collections_are_fast(hvd):
+    """What the imports made is no garbage, and a lot."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
-def unchanged(hvd):
-    """Fails a test after which names, definitions or groups are not what they were before."""
-    def state():
+def keeps_state(hvd, _collections_are_fast):
+    """``with keeps_state(*names)`` fails when names, definitions, what has been submitted and
+    training groups, or the core's groups of these names, are not afterwards what they were
+    before."""
+    def state(names):
         gc.collect()
         found = []
         for framework in ("torch", "tensorflow"):
             if ops := sys.modules.get(f"horovod_partial.{framework}.ops"):
                 groups = ops.partial_groups
                 found.append((dict(groups.names._users), dict(groups._definitions),
-                              set(groups.training), dict(getattr(ops, "_forms", {}))))
+                              dict(groups._submitted), set(groups.training),
+                              dict(getattr(ops, "_forms", {})),
+                              [groups.library.stats(0, name) for name in names]))
         return found
 
-    before = state()
-    yield
-    assert state() == before
+    @contextlib.contextmanager
+    def kept(*names):
+        before = state(names)
+        yield
+        assert state(names) == before
+
+    return kept
+
+
+@pytest.fixture
+def unchanged(keeps_state, name):
+    """``keeps_state`` for a whole test."""
+    with keeps_state(name):
+        yield
 
 
 @pytest.fixture

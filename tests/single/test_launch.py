@@ -66,7 +66,15 @@ def test_a_wrong_argument_stops_before_a_process_starts(monkeypatch, capsys, arg
 @pytest.mark.parametrize("text, words", [
     ("partial:\n  policy: most\n", ["most", "first:K"]),
     ("partial:\n  staleness_bound: 0\n", ["staleness_bound", "0"]),
+    ("partial:\n  catch_up: skip\n", ["catch_up='skip'", "'replay'"]),
+    ("partial:\n  resync_every: 0\n", ["resync_every=0", "from 1"]),
+    ("partial:\n  seed: 1.5\n", ["seed=1.5", "from 0"]),
+    ("partial:\n  staleness_cost: high\n", ["staleness_cost='high'", "from 0"]),
+    ("partial:\n  summary: no\n", ["summary=False", "1 (the default) or 0"]),
     ("partial:\n  stalenes: 3\n", ["stalenes", "staleness_bound"]),
+    ("partial: solo\n", ["partial: 'solo' in the configuration file", "'policy: majority'"]),
+    ("partial:\n- policy: solo\n", ["partial: [{'policy': 'solo'}]", "'policy: majority'"]),
+    ("partial: no\n", ["partial: False in", "'policy: majority'"]),
 ])
 def test_a_wrong_configuration_file(monkeypatch, tmp_path, text, words):
     file = tmp_path / "job.yaml"

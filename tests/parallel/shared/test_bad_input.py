@@ -30,6 +30,35 @@ def test_settings(fw, hvd, unchanged, name, what, settings, error, message):
         hvd.partial_allreduce([fw.tensor([0.0])], name, **settings)
 
 
+@pytest.mark.parametrize("what, policy, message", [
+    ("Quorum(0)", lambda hvd: hvd.Quorum(0), "policy='quorum:0'.*at least 1"),
+    ("First(0)", lambda hvd: hvd.First(0), "policy='first:0'.*at least 1"),
+    ("First(1.5)", lambda hvd: hvd.First(1.5), "policy='first:1.5'"),
+    ("Auto(-1)", lambda hvd: hvd.Auto(-1), "staleness_cost=-1 must be a number from 0"),
+    ("Auto('x')", lambda hvd: hvd.Auto("x"), "staleness_cost='x'"),
+    ("no object", lambda hvd: hvd.Solo, "policy=<class .*Solo'> is not a policy"),
+])
+def test_policy_objects(fw, hvd, unchanged, name, what, policy, message):
+    with pytest.raises(ValueError, match=message):
+        fw.trainer(policy=policy(hvd))
+    with pytest.raises(ValueError, match=message):
+        hvd.partial_allreduce([fw.tensor([0.0])], name, policy=policy(hvd))
+
+
+def test_k_above_the_size_counts_as_the_size(fw, hvd, name, ranks):
+    rank, size = ranks
+    k = size + 7
+    said = f"policy='first:{k}' asks for {k} of {size} ranks; 'first:{size}' is used"
+    with pytest.warns(UserWarning, match=said):
+        done, = hvd.partial_allreduce([fw.code(rank)], name, policy=hvd.First(k))
+    assert done.active == tuple(range(size))
+    trainer = fw.trainer(name=name + ".optimizer", policy=f"first:{k}")
+    with pytest.warns(UserWarning, match=said):
+        trainer.step(rank, 0)
+    trainer.optimizer.flush()
+    assert trainer.optimizer.stats()["mean_active"] == size
+
+
 @pytest.mark.parametrize("variable, value, message", [
     ("POLICY", "most", "HOROVOD_PARTIAL_POLICY: policy='most'"),
     ("STALENESS_BOUND", "0", "HOROVOD_PARTIAL_STALENESS_BOUND: staleness_bound=0"),
@@ -69,27 +98,37 @@ def test_process_sets(fw, hvd, unchanged, name, ranks, needs_two):
     for process_set, message in wrong:
         with pytest.raises(ValueError, match=message):
             hvd.partial_allreduce(tensors, name, process_set=process_set)
-    for process_set, message in wrong[:2]:
+    wrong = [*wrong[:2], *[(others, r"process_set: this rank is not in process set \d")
+                           for others, _ in wrong[2:]]]
+    for process_set, message in wrong:
         for call in (hvd.partial_flush, hvd.partial_stats):
             with pytest.raises(ValueError, match=message):
                 call(name, process_set=process_set)
     with pytest.raises(ValueError, match=wrong[0][1]):
         fw.trainer(name=name, process_set=[0])
+    if ranks[0] < ranks[1] - 1:
+        outside = fw.trainer(name=name, process_set=others).optimizer
+        with pytest.raises(ValueError, match="opt: this rank is not in the optimizer's process"):
+            hvd.rounds(outside, 5)
+        with pytest.raises(ValueError, match=wrong[2][1]):
+            outside.stats()
     assert hvd.remove_process_set(others)
 
 
-def test_a_name_in_use(fw, hvd, name):
+def test_a_name_in_use(fw, hvd, keeps_state, name):
     first = fw.trainer(name=name)
-    with pytest.raises(ValueError, match="is in use by another optimizer: choose another name"):
-        fw.trainer(name=name)
-    with pytest.raises(ValueError, match="is in use by another optimizer"):
-        hvd.partial_allreduce([fw.tensor([0.0])], name)
-    with pytest.raises(ValueError, match="is in use by another optimizer"):
-        hvd.partial_flush(name)
+    with keeps_state(name):
+        with pytest.raises(ValueError, match="is in use by another optimizer: choose another name"):
+            fw.trainer(name=name)
+        with pytest.raises(ValueError, match="is in use by another optimizer"):
+            hvd.partial_allreduce([fw.tensor([0.0])], name)
+        with pytest.raises(ValueError, match="is in use by another optimizer"):
+            hvd.partial_flush(name)
     first.optimizer.flush()  # still its own
     hvd.partial_allreduce([fw.tensor([0.0])], name + ".plain", policy="full")
-    with pytest.raises(ValueError, match="is in use by partial_allreduce"):
-        fw.trainer(name=name + ".plain")
+    with keeps_state(name, name + ".plain"):
+        with pytest.raises(ValueError, match="is in use by partial_allreduce"):
+            fw.trainer(name=name + ".plain")
     assert hvd.partial_stats(name + ".plain")["rounds"] == 1
 
 
@@ -118,25 +157,41 @@ def test_a_wrong_call_on_one_rank_takes_no_number(fw, hvd, ranks):
 
 
 DIFFERENCES = [
-    ("staleness cost", lambda r: dict(policy=f"auto:{r + 1}"), "'auto:1' on rank 0 and 'auto:2'"),
-    ("policy", lambda r: dict(policy="solo" if r else "full"), "policy.*'full' on rank 0"),
-    ("K", lambda r: dict(policy=f"first:{1 + r}"), "policy.*'first:1' on rank 0"),
-    ("bound", lambda r: dict(staleness_bound=5 + r), "staleness_bound.*5 on rank 0 and 6 on"),
-    ("catch_up", lambda r: dict(catch_up="sum" if r else "latest"), "catch_up.*'latest'"),
-    ("seed", lambda r: dict(seed=r), "seed.*0 on rank 0 and 1 on rank"),
+    ("staleness cost", lambda hvd, r: dict(policy=f"auto:{r + 1}"),
+     "policy.*'auto:1' on rank 0 and 'auto:2'"),
+    ("policy", lambda hvd, r: dict(policy="solo" if r else "full"), "policy.*'full' on rank 0"),
+    ("K", lambda hvd, r: dict(policy=f"first:{1 + r}"), "policy.*'first:1' on rank 0"),
+    ("bound", lambda hvd, r: dict(staleness_bound=5 + r), "staleness_bound.*5 on rank 0 and 6 on"),
+    ("catch_up", lambda hvd, r: dict(catch_up="sum" if r else "latest"), "catch_up.*'latest'"),
+    ("seed", lambda hvd, r: dict(seed=r), "seed.*0 on rank 0 and 1 on rank"),
+    ("op", lambda hvd, r: dict(op=hvd.Average if r else hvd.Sum),
+     "op must be the same.*Sum on rank 0 and Average"),
+]
+# That partial_allreduce does not have.
+OF_OPTIMIZERS = [
+    ("resync_every", lambda hvd, r: dict(resync_every=5 + r),
+     "resync_every must be the same.*5 on rank 0 and 6 on rank"),
+    ("no resync_every", lambda hvd, r: dict(resync_every=5) if r else {},
+     "resync_every must be the same.*0 on rank 0 and 5 on rank"),
+    ("predivide", lambda hvd, r: dict(gradient_predivide_factor=2.0 if r else 4.0),
+     r"gradient_predivide_factor\) must be the same.*0.25 and 4 on rank 0 and 0.5 and 2 on rank"),
 ]
 
 
-@pytest.mark.parametrize("what, settings, message", DIFFERENCES, ids=[d[0] for d in DIFFERENCES])
-def test_settings_that_differ_are_an_error_on_every_rank(fw, hvd, name, ranks, needs_two, what,
-                                                         settings, message):
+@pytest.mark.parametrize("what, settings, message", DIFFERENCES + OF_OPTIMIZERS,
+                         ids=[d[0] for d in DIFFERENCES + OF_OPTIMIZERS])
+def test_settings_that_differ_are_an_error_on_every_rank(
+        fw, hvd, keeps_state, name, ranks, needs_two, what, settings, message):
     rank, _ = ranks
-    mine = settings(min(rank, 1))
-    with pytest.raises(ValueError, match=message):
-        hvd.partial_allreduce([fw.tensor([0.0])], name, **mine)
-    with pytest.raises(ValueError, match=message):
+    mine = settings(hvd, min(rank, 1))
+    with keeps_state(name, name + ".optimizer"):
+        if (what, settings, message) in DIFFERENCES:
+            with pytest.raises(ValueError, match=message):
+                hvd.partial_allreduce([fw.tensor([0.0])], name, **mine)
         made = fw.trainer(name=name + ".optimizer", **mine)
-        made.optimizer.flush()
+        with pytest.raises(ValueError, match=message):
+            made.optimizer.flush()
+        del made
     # The name is free again for who agree.
     assert len(hvd.partial_allreduce([fw.tensor([0.0])], name, policy="full")) == 1
 
@@ -151,15 +206,10 @@ SHAPES = [
 
 
 @pytest.mark.parametrize("what, tensors, message", SHAPES, ids=[d[0] for d in SHAPES])
-def test_shapes_that_differ_are_an_error_on_every_rank(fw, hvd, name, ranks, needs_two, what, tensors,
-                                                       message):
+def test_shapes_that_differ_are_an_error_on_every_rank(fw, hvd, unchanged, name, ranks, needs_two,
+                                                       what, tensors, message):
     with pytest.raises(ValueError, match=message):
         hvd.partial_allreduce(tensors(fw, min(ranks[0], 1)), name, policy="majority")
-
-
-def test_op_that_differs(fw, hvd, name, ranks, needs_two):
-    with pytest.raises(ValueError, match="op must be the same.*Sum on rank 0 and Average"):
-        hvd.partial_allreduce([fw.tensor([0.0])], name, op=hvd.Average if ranks[0] else hvd.Sum)
 
 
 def test_a_rank_that_comes_later_with_other_settings(fw, hvd, events, name, ranks, needs_two):

@@ -1,5 +1,7 @@
 """Wrong calls in TensorFlow and Keras: one row each. What every framework has: tests/parallel/shared."""
 
+import concurrent.futures
+
 import keras
 import pytest
 import tensorflow as tf
@@ -108,3 +110,47 @@ def test_settings_that_differ_in_a_graph(hvd, name, ranks, needs_two):
 
     with pytest.raises(tf.errors.InvalidArgumentError, match="staleness_bound.*5 on rank 0"):
         reduce()
+
+
+MODELS = [
+    ("shape", lambda r: [[2 + r]], r"tensor 0.*float32 \(2\) on rank 0 and .*\(3\) on rank"),
+    ("number", lambda r: [[2]] * (1 + r), "the number of tensors.*1 on rank 0 and 2 on rank"),
+]
+
+
+@pytest.mark.parametrize("what, shapes, message", MODELS, ids=[row[0] for row in MODELS])
+def test_models_that_differ_are_an_error_on_every_rank(hvd, unchanged, name, ranks, needs_two, what,
+                                                       shapes, message):
+    variables = [keras.Variable(tf.zeros(shape)) for shape in shapes(min(ranks[0], 1))]
+    made = wrapped(hvd, name=name)
+    made.build(variables)
+    with pytest.raises(ValueError, match=message):
+        made.apply([tf.ones(v.shape) for v in variables], variables)
+    with pytest.raises(ValueError, match=message):
+        made.flush()
+    assert made.round == 0 and not variables[0].numpy().any()
+
+
+def test_a_second_submission_is_refused_and_the_first_one_goes_on(hvd, events, name, ranks):
+    """Of another thread: a call waits."""
+    rank, size = ranks
+
+    def submit():
+        return hvd.partial_allreduce([tf.ones(1)], name, policy="full", op=hvd.Sum)
+
+    submit()
+    if rank == 0 and size > 1:  # full waits for the others, who come when one of the two is over
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            both = [pool.submit(submit) for _ in range(2)]
+            over, waiting = concurrent.futures.wait(
+                both, return_when=concurrent.futures.FIRST_COMPLETED)
+            events.set("refused")
+            (refused,), (first,) = over, waiting
+            with pytest.raises(ValueError, match="outstanding"):
+                refused.result()
+            done, = first.result()
+    else:
+        if size > 1:
+            events.wait("refused")
+        done, = submit()
+    assert done.index == 1 and done.tensors[0].numpy().tolist() == [size]

@@ -13,6 +13,14 @@ def optimizer(hvd, **kwargs):
     return hvd.DistributedOptimizer(torch.optim.SGD(parameters(), lr=0.1), **kwargs)
 
 
+def named(hvd, *names, groups=None, **kwargs):
+    """An optimizer of parameters of these names, and of ``groups(parameters)``."""
+    made = [torch.nn.Parameter(torch.zeros(2)) for _ in names]
+    return hvd.DistributedOptimizer(
+        torch.optim.SGD(made, lr=0.1), named_parameters=zip(names, made),
+        groups=groups and groups(*made), **kwargs)
+
+
 def own(hvd):
     return [
         ("resync_every 0", lambda: optimizer(hvd, resync_every=0), ValueError, "resync_every=0"),
@@ -30,6 +38,16 @@ def own(hvd):
          "sequence of tuples"),
         ("names too few", lambda: optimizer(hvd, named_parameters=[("w", torch.zeros(1))]),
          ValueError, "were not named"),
+        ("names twice", lambda: named(hvd, "w", "b", "w"), ValueError, "Found duplicates: w$"),
+        ("a parameter twice in a group",
+         lambda: named(hvd, "w", "b", groups=lambda w, b: [[w, b, w]]), ValueError,
+         "only appear once in groups"),
+        ("a parameter in two groups",
+         lambda: named(hvd, "w", "b", groups=lambda w, b: [[w, b], [w]]), ValueError,
+         "only appear once in groups"),
+        ("predivide and Sum",
+         lambda: optimizer(hvd, gradient_predivide_factor=2.0, op=hvd.Sum), ValueError,
+         "gradient_predivide_factor"),
         ("nothing to train", lambda: hvd.DistributedOptimizer(
             torch.optim.SGD([torch.zeros(1)], lr=1)), ValueError, "no parameter"),
         ("lbfgs", lambda: hvd.DistributedOptimizer(torch.optim.LBFGS(parameters())),
@@ -60,6 +78,16 @@ def own(hvd):
         ("flush no name", lambda: hvd.partial_flush(None), ValueError, "name=None"),
         ("stats of nothing", lambda: hvd.partial_stats("nothing"), ValueError,
          "name='nothing': there is no such group"),
+        ("a tensor too large", lambda: hvd.partial_allreduce([torch.zeros(1).expand(2**60)], "e"),
+         ValueError, "impossible shape"),
+        ("too large",
+         lambda: hvd.partial_allreduce([torch.zeros(1).expand(2**58)] * 3, "e"), ValueError,
+         "group 'e' is too large"),
+        ("poll without a handle", lambda: hvd.poll(None), ValueError, "handle=None is no handle"),
+        ("poll of no handle of Horovod's", lambda: hvd.poll(2**30), ValueError,
+         "was not created or has been cleared"),
+        ("synchronize rounds", lambda: hvd.synchronize([1.0]), ValueError,
+         r"handle=\[1.0\] is no handle"),
     ]
 
 
@@ -78,14 +106,47 @@ def test_a_second_submission_is_refused_and_the_first_one_goes_on(hvd, name, ran
     if rank == 0 and size > 1:  # alone, full waits for the others: the first is outstanding
         first = hvd.partial_allreduce_async([torch.ones(1)], name, **settings)
         second = hvd.partial_allreduce_async([torch.ones(1)], name, **settings)
-        with pytest.raises(ValueError, match="outstanding"):
-            hvd.synchronize(second)
+        for _ in range(2):  # the same again: its handle is no other's
+            with pytest.raises(ValueError, match="outstanding"):
+                hvd.synchronize(second)
+            assert hvd.poll(second)
         hvd.barrier()
     else:
         if size > 1:
             hvd.barrier()
         first = hvd.partial_allreduce_async([torch.ones(1)], name, **settings)
-    assert hvd.synchronize(first)[0].tensors[0].item() == size
+    for _ in range(2):
+        assert hvd.synchronize(first)[0].tensors[0].item() == size
+        assert hvd.poll(first)
+
+
+MODELS = [
+    ("shape", lambda r: dict(w=[2 + r]), {},
+     r"tensor 0.*'w' of float32 \(2\) on rank 0 and 'w' of float32 \(3\)"),
+    ("number", lambda r: dict(w=[2], b=[2]) if r else dict(w=[2]), {},
+     "the number of tensors.*1 on rank 0 and 2 on rank"),
+    ("name", lambda r: dict(v=[2]) if r else dict(w=[2]), {},
+     "tensor 0.*'w' of .* on rank 0 and 'v'"),
+    ("buckets", lambda r: dict(w=[2], b=[2]), dict(bucket_cap_mb=lambda r: 1e-6 if r else 25),
+     r"bucket_cap_mb\) must be.*one on rank 0 and 1 \+ 1 tensors on rank"),
+]
+
+
+@pytest.mark.parametrize("ask", ["step", "flush"])
+@pytest.mark.parametrize("what, shapes, settings, message", MODELS, ids=[row[0] for row in MODELS])
+def test_models_that_differ_are_an_error_on_every_rank(hvd, unchanged, name, ranks, needs_two, what,
+                                                       shapes, settings, message, ask):
+    r = min(ranks[0], 1)
+    model = torch.nn.ParameterDict({key: torch.nn.Parameter(torch.zeros(shape))
+                                    for key, shape in shapes(r).items()})
+    made = hvd.DistributedOptimizer(
+        torch.optim.SGD(model.parameters(), lr=1.0), model.named_parameters(), name=name,
+        **{key: value(r) for key, value in settings.items()})
+    if ask == "step":
+        sum(p.sum() for p in model.values()).backward()
+    with pytest.raises(ValueError, match=message):
+        getattr(made, ask)()
+    assert made.round == 0 and not any(p.any() for p in model.values())
 
 
 def test_gradients_that_change_their_dtype(hvd, name, ranks):
