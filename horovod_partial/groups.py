@@ -5,8 +5,10 @@ lateness and heals come from the core."""
 import collections
 import contextlib
 import gc
+import hashlib
 import itertools
 import os
+import struct
 import threading
 import warnings
 import weakref
@@ -22,6 +24,7 @@ from horovod_partial.participation import Journal, summary
 _PLAIN = "partial_allreduce"
 # What the background thread may still read, by ticket, whatever becomes of the application.
 _in_use = {}
+_SEAL = struct.Struct("<Q16s")  # before a replica on its way: its bytes, and their digest
 
 
 class Round(NamedTuple):
@@ -394,7 +397,8 @@ class TrainingGroup:
     ``digest()``
         16 bytes that differ when parameters, optimizer state or ``round`` differ in a bit.
     ``dump()``, ``load(data)``
-        parameters, optimizer state and ``round`` as bytes, and their taking over.
+        parameters, optimizer state and ``round`` as bytes, and their taking over. ``data`` is a
+        memoryview of what ``dump()`` gave on another rank: damage has been noticed before.
 
     The group lives as long as the replica, and ends on all ranks when it is gone on all.
 
@@ -615,12 +619,30 @@ class TrainingGroup:
     def _transfer(self, root):
         mine = self.process_set.rank() == root
         ticket = self._ask(Ask.OFFER if mine else Ask.RECEIVE,
-                           payload=self._replica().dump() if mine else None)
+                           payload=sealed(self._replica().dump()) if mine else None)
         yield ticket
         ticket.answer()
-        if not mine:
-            self._replica().load(ticket.replica())
+        received = None if mine else ticket.replica()
         ticket.close()
+        if not mine:
+            self.take_over(received, root)
+
+    def take_over(self, received, root):
+        """Takes over a ``sealed`` replica that rank ``root`` of the process set has sent.
+
+        Raises:
+            HorovodInternalError: it is damaged. This replica stays as it is.
+        """
+        try:
+            data = _opened(received)
+            if data is None:
+                raise HorovodInternalError(
+                    f"the replica of {self.name!r} from rank {self.process_set.ranks[root]} has "
+                    "come damaged")
+            self._replica().load(data)
+        except BaseException:
+            self.drifted = True  # for the other ranks, this one is healed
+            raise
 
     # ---------------------------------------------------------------------------------- join
 
@@ -696,6 +718,24 @@ class TrainingGroup:
                 self._library.undefine(self._definition[1])
             self._definition[:] = ranks, number
         return self._definition[1]
+
+
+def sealed(replica):
+    """A replica's bytes as they go over the wire: damage must neither be decoded nor be trained
+    with."""
+    return b"".join((_SEAL.pack(len(replica), _digest(replica)), replica))
+
+
+def _opened(received):
+    """The bytes that were ``sealed``, without a copy; None when they are not the same any more."""
+    data = memoryview(received)[_SEAL.size:]
+    if len(received) < _SEAL.size or _SEAL.unpack_from(received) != (len(data), _digest(data)):
+        return None
+    return data
+
+
+def _digest(data):
+    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def _wait_through(tickets):

@@ -3,7 +3,12 @@
 import hashlib
 import io
 
+import numpy as np
 import torch
+
+# A learning rate that NumPy computed may be in the options.
+_SCALARS = [(getattr(np, "_core", None) or np.core).multiarray.scalar, np.dtype,
+            *{type(np.dtype(code)) for code in np.typecodes["All"] if code not in "OV"}]
 
 
 def _bytes_of(tensor):
@@ -56,8 +61,8 @@ def dump(optimizer):
 def load(optimizer, replica):
     """Takes over a replica from bytes, bit for bit. (``Optimizer.load_state_dict`` would cast
     state to the dtype of its parameter.)"""
-    # Bytes of another rank of this very job; optimizers keep objects of their own in there.
-    loaded = torch.load(io.BytesIO(replica), weights_only=False)
+    with torch.serialization.safe_globals(_SCALARS):
+        loaded = torch.load(io.BytesIO(replica), weights_only=_is_of_torch(optimizer))
     with torch.no_grad():
         for p, value, state in zip(_parameters(optimizer), loaded["parameters"],
                                    loaded["state"]):
@@ -68,6 +73,13 @@ def load(optimizer, replica):
         group.update(options)
     if loaded["round"] is not None:
         optimizer.set_round(loaded["round"])
+
+
+def _is_of_torch(optimizer):
+    """Whether its state has tensors, numbers and the like only: somebody else's optimizer may keep
+    objects of its own there."""
+    return all(cls.__module__.partition(".")[0] in ("torch", "horovod_partial", "builtins")
+               for cls in type(optimizer).__mro__)
 
 
 def _on_host(state):

@@ -1,6 +1,7 @@
 // Copyright 2026 The horovod-partial authors. Licensed under Apache-2.0.
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <iostream>
 #include <sstream>
@@ -70,10 +71,28 @@ std::string DamagedFrames(Frame::Type type, Random& random) {
   return bytes;
 }
 
-// The peer: of two ranks, either the parent, which listens, or the child.
+// Damage that may also change a message's length.
+void DamageOrCut(std::string& bytes, Random& random) {
+  if (random() % 4 == 0) {
+    bytes.resize(random() % bytes.size());
+  } else {
+    Damage(bytes, random);
+  }
+}
+
+// The peer: of two ranks, either the parent, which listens, or the child. It
+// may do harm before there is a connection.
 class Peer {
 public:
-  Peer(bool parent, uint64_t seed) : parent_(parent), random_(seed) {
+  enum Harm {
+    kNone,
+    kAddresses, // on the way
+    kHello,     // or the answer to it; afterwards it is honest
+    kHalfHello  // the same, by one who stays there
+  };
+
+  Peer(bool parent, uint64_t seed, Harm harm)
+      : parent_(parent), harm_(harm), random_(seed) {
     if (parent_) {
       listener_ = socket(AF_INET, SOCK_STREAM, 0);
       auto address = Local(0);
@@ -85,6 +104,9 @@ public:
     }
   }
   ~Peer() {
+    if (parent_) {
+      shutdown(listener_, SHUT_RDWR); // nobody comes any more
+    }
     thread_.join();
     if (parent_) {
       close(listener_);
@@ -94,41 +116,134 @@ public:
   // ControlPlane::Gather of the honest rank: first addresses, then problems.
   std::vector<std::string> Gather(const std::string& message) {
     if (thread_.joinable()) {
-      CHECK(message.empty());
-      return {"", ""};
+      CHECK(message.empty() || harm_ != kNone);
+      return {"", message};
     }
     uint64_t token;
     int port;
     std::string host;
     std::istringstream(message) >> token >> port >> host;
+    std::string own = "7 " + std::to_string(port_) + " " + host;
+    std::string theirs = message;
+    if (harm_ == kAddresses && random_() % 2 == 0) {
+      DamageOrCut(theirs, random_);
+      must_fail_ = theirs != message;
+      may_fail_ = must_fail_.load();
+    } else if (harm_ == kAddresses && random_() % 4 == 0) {
+      for (int i = 0; i < 1 << 19; ++i) {
+        own += " ?";
+      }
+      may_fail_ = must_fail_ = parent_;
+    } else if (harm_ == kAddresses) {
+      DamageOrCut(own, random_);
+      // Nobody looks for a child by its address. But an empty one has a meaning.
+      may_fail_ = parent_ || own.empty();
+    }
     thread_ = std::thread([this, token, port] { Run(token, port); });
-    const std::string own = "7 " + std::to_string(port_) + " " + host;
-    return parent_ ? std::vector<std::string>{own, message}
-                   : std::vector<std::string>{message, own};
+    return parent_ ? std::vector<std::string>{own, theirs}
+                   : std::vector<std::string>{theirs, own};
   }
+
+  bool may_fail() const { return may_fail_; }
+  bool must_fail() const { return must_fail_; }
 
 private:
   void Run(uint64_t token, int port) {
-    Hello hello{token, 1};
-    char yes = 1;
-    int fd;
-    if (parent_) {
-      fd = accept(listener_, nullptr, nullptr);
-      CHECK(recv(fd, &hello, sizeof(hello), MSG_WAITALL) == sizeof(hello));
-      CHECK(hello.token == 7 && send(fd, &yes, 1, 0) == 1);
-    } else {
-      fd = socket(AF_INET, SOCK_STREAM, 0);
-      const auto address = Local(port);
-      CHECK(connect(fd, reinterpret_cast<const sockaddr*>(&address),
-                    sizeof(address)) == 0);
-      CHECK(send(fd, &hello, sizeof(hello), 0) == sizeof(hello));
-      CHECK(recv(fd, &yes, 1, 0) == 1);
+    const int fd = parent_ ? Accept() : Connect(token, port);
+    if (fd < 0) {
+      CHECK(may_fail_);
+      return;
     }
     const std::string bytes =
         DamagedFrames(parent_ ? Frame::kDown : Frame::kUp, random_);
     send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL);
     shutdown(fd, SHUT_WR);
-    // Until the other end has gone: a reset would take from it what was sent.
+    AwaitEnd(fd);
+  }
+
+  int Accept() {
+    while (true) {
+      const int fd = accept(listener_, nullptr, nullptr);
+      if (fd < 0) {
+        return -1;
+      }
+      Hello hello;
+      const bool right =
+          recv(fd, &hello, sizeof(hello), MSG_WAITALL) == sizeof(hello) &&
+          hello.token == 7 && hello.rank == 1;
+      CHECK(right || may_fail_);
+      std::string answer(1, 1);
+      if (harm_ == kHello) {
+        DamageOrCut(answer, random_);
+        may_fail_ = must_fail_ = answer != std::string(1, 1);
+      }
+      if (right) {
+        send(fd, answer.data(), answer.size(), MSG_NOSIGNAL);
+      }
+      if (right && !must_fail_) {
+        return fd;
+      }
+      shutdown(fd, SHUT_WR);
+      AwaitEnd(fd);
+    }
+  }
+
+  int Connect(uint64_t token, int port) {
+    const Hello hello{token, 1};
+    const std::string honest(reinterpret_cast<const char*>(&hello),
+                             sizeof(hello));
+    int stranger = -1;
+    if (harm_ == kHello || harm_ == kHalfHello) {
+      std::string bytes = honest;
+      if (harm_ == kHalfHello) {
+        bytes.resize(bytes.size() / 2);
+      } else {
+        DamageOrCut(bytes, random_);
+      }
+      stranger = Greet(port, bytes);
+      CHECK(stranger >= 0);
+      if (harm_ == kHello) {
+        if (bytes.size() < honest.size()) {
+          shutdown(stranger, SHUT_WR);
+        }
+        const bool accepted = Answered(stranger);
+        CHECK(accepted == (bytes == honest));
+        if (accepted) {
+          return stranger;
+        }
+      }
+    }
+    const int fd = Greet(port, honest);
+    const bool accepted = fd >= 0 && Answered(fd);
+    if (stranger >= 0) {
+      close(stranger);
+    }
+    if (fd >= 0 && !accepted) {
+      close(fd);
+    }
+    return accepted ? fd : -1;
+  }
+
+  static int Greet(int port, const std::string& hello) {
+    const int fd = socket(AF_INET, SOCK_STREAM, 0);
+    const auto address = Local(port);
+    if (connect(fd, reinterpret_cast<const sockaddr*>(&address),
+                sizeof(address)) != 0 ||
+        send(fd, hello.data(), hello.size(), MSG_NOSIGNAL) !=
+            static_cast<ssize_t>(hello.size())) {
+      close(fd);
+      return -1;
+    }
+    return fd;
+  }
+
+  static bool Answered(int fd) {
+    char yes = 0;
+    return recv(fd, &yes, 1, 0) == 1 && yes == 1;
+  }
+
+  // Until the other end has gone: a reset would take from it what was sent.
+  static void AwaitEnd(int fd) {
     char rest[256];
     while (recv(fd, rest, sizeof(rest), 0) > 0) {
     }
@@ -136,9 +251,12 @@ private:
   }
 
   const bool parent_;
+  const Harm harm_;
   Random random_;
   int listener_ = -1;
   int port_ = 0;
+  std::atomic<bool> may_fail_ = false; // to connect
+  std::atomic<bool> must_fail_ = false;
   std::thread thread_;
 };
 
@@ -147,17 +265,24 @@ private:
 void FuzzFrames(uint64_t seed, int count) {
   int exchanges = 0;
   int failures = 0;
+  int refused = 0;
   int never[2]; // becomes readable
   CHECK(pipe(never) == 0);
   for (int i = 0; i < count; ++i) {
     const bool parent = i % 2 == 0;
-    Peer peer(parent, seed + i);
+    const Peer::Harm harms[] = {Peer::kNone, Peer::kAddresses, Peer::kNone,
+                                Peer::kHello};
+    Peer peer(parent, seed + i, i == 1 ? Peer::kHalfHello : harms[i / 2 % 4]);
     std::string failure;
     auto plane = ControlPlane::Connect(
         parent ? 1 : 0, 2, true,
         [&peer](const std::string& message) { return peer.Gather(message); },
         &failure);
-    CHECK(plane);
+    CHECK(plane ? !peer.must_fail() : peer.may_fail() && !failure.empty());
+    if (!plane) {
+      ++refused;
+      continue;
+    }
     try {
       for (int e = 0; e < kExchanges; ++e) {
         plane->Wait(never[0], ControlPlane::Clock::now() +
@@ -196,7 +321,7 @@ void FuzzFrames(uint64_t seed, int count) {
   close(never[0]);
   close(never[1]);
   std::cout << "frames: seed " << seed << ", " << count << " connections, "
-            << exchanges << " exchanges, " << failures << " failures"
-            << std::endl;
-  CHECK(failures > count / 4 && exchanges > count);
+            << refused << " refused, " << exchanges << " exchanges, " << failures
+            << " failures" << std::endl;
+  CHECK(refused > count / 10 && failures > count / 4 && exchanges > count);
 }

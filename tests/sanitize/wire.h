@@ -18,7 +18,8 @@ void Damage(std::string& bytes, std::mt19937_64& random);
 void FuzzWire(uint64_t seed, int count);
 
 // The same for what comes over the connections of a ControlPlane: `count` of them,
-// each with a peer that sends damaged frames and goes away.
+// each with a peer that sends damaged frames and goes away. For half of them, what
+// ranks say before they are connected is damaged, too.
 void FuzzFrames(uint64_t seed, int count);
 
 #endif // HOROVOD_PARTIAL_TESTS_WIRE_H

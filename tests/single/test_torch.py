@@ -3,7 +3,10 @@
 import copy
 import inspect
 import json
+import pickle
+from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -124,6 +127,14 @@ def test_it_takes_over_the_state_of_the_wrapped_optimizer():
     assert torch.equal(partial.state[model[0].weight]["momentum_buffer"], momentum)
 
 
+class OwnSGD(torch.optim.SGD):
+    pass
+
+
+class Own(NamedTuple):
+    number: int
+
+
 class TestReplica:
     def make(self):
         model = build()
@@ -147,6 +158,34 @@ class TestReplica:
         two = torch.optim.Adam(build().parameters(), lr=0.5)
         replica.load(two, replica.dump(one))
         assert replica.digest(one) == replica.digest(two)
+
+    def test_state_and_options_of_all_plain_kinds(self):
+        (one_model, one), (_, two) = self.make(), self.make()
+        one.state[one_model[0].weight].update(
+            number=3, ratio=0.5, nothing=None, several=[1, None, torch.ones(2), {"a": (2.0, "b")}])
+        one.param_groups[0].update(lr=np.float64(0.25), rate=torch.tensor(0.5), seen=np.int64(3),
+                                   names=["a", "b"], betas=(0.5, 0.25))
+        replica.load(two, replica.dump(one))
+        assert repr(two.param_groups[0]["lr"]) == "np.float64(0.25)"
+        assert replica.digest(one) == replica.digest(two)
+
+    def test_objects_of_an_optimizers_own(self):
+        def make(kind):
+            weight = torch.nn.Parameter(torch.zeros(2))
+            return hvd.DistributedOptimizer(kind([weight], lr=0.1))
+
+        # The state of an optimizer that is not of torch may be anything; torch's runs no code.
+        for kind, fine in ((OwnSGD, True), (torch.optim.SGD, False)):
+            one, two = make(kind), make(kind)
+            one.param_groups[0]["own"] = Own(7)
+            data = replica.dump(one)
+            if fine:
+                replica.load(two, data)
+                assert two.param_groups[0]["own"] == Own(7)
+            else:
+                with pytest.raises(pickle.UnpicklingError, match="add_safe_globals"):
+                    replica.load(two, data)
+                assert "own" not in two.param_groups[0]
 
     @pytest.mark.parametrize("change", [
         lambda model, optimizer: model[0].weight.data[0, 0].add_(1e-7),

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <random>
+#include <set>
 #include <sstream>
 #include <stdexcept>
 
@@ -32,6 +33,8 @@ using Clock = ControlPlane::Clock;
 constexpr int kFanOut = 8;
 constexpr auto kConnectTime = std::chrono::seconds(15);
 constexpr auto kAnswerTime = std::chrono::seconds(3);
+// Bytes. No host has so many addresses.
+constexpr size_t kMostOfAddress = 1 << 20;
 // A host that has gone silently is noticed after this. (A process that stands
 // still is not gone: its kernel answers.)
 constexpr int kSilenceSeconds = 30;
@@ -127,11 +130,33 @@ bool ReceiveAll(int fd, void* data, size_t bytes) {
   return true;
 }
 
+// The same from a stranger, who may stop in the middle.
+bool ReceiveBefore(int fd, void* data, size_t bytes,
+                   Clock::time_point deadline) {
+  auto* at = static_cast<char*>(data);
+  while (bytes > 0) {
+    if (!Ready(fd, POLLIN, deadline)) {
+      return false;
+    }
+    const ssize_t received = recv(fd, at, bytes, MSG_DONTWAIT);
+    if (received < 0 && (errno == EINTR || errno == EAGAIN)) {
+      continue;
+    }
+    if (received <= 0) {
+      return false;
+    }
+    at += received;
+    bytes -= received;
+  }
+  return true;
+}
+
 // What a connection begins with: proof that both ends mean each other.
 struct Hello {
   uint64_t token;
   uint64_t rank;
 };
+constexpr char kYes = 1; // the answer
 
 struct Address {
   uint64_t token = 0;
@@ -147,14 +172,19 @@ struct Address {
     }
     return out.str();
   }
-  static Address Parse(const std::string& text) {
-    Address parsed;
-    std::istringstream in(text);
-    in >> parsed.token >> parsed.port >> parsed.host;
-    for (std::string address; in >> address;) {
-      parsed.addresses.push_back(address);
+  // False for what no rank says.
+  bool Parse(const std::string& text) {
+    if (text.size() > kMostOfAddress) {
+      return false;
     }
-    return parsed;
+    std::istringstream in(text);
+    if (!(in >> token >> port >> host) || port < 1 || port > 0xffff) {
+      return false;
+    }
+    for (std::string address; in >> address;) {
+      addresses.push_back(address);
+    }
+    return true;
   }
 };
 
@@ -277,7 +307,8 @@ std::unique_ptr<ControlPlane> ControlPlane::Connect(int rank, int size,
     own.host = HostName();
     own.addresses = OwnAddresses();
   }
-  const auto addresses = gather(listener.ok() ? own.Serialize() : "");
+  const std::string said = listener.ok() ? own.Serialize() : "";
+  const auto addresses = gather(said);
   for (int r = 0; r < size; ++r) {
     if (addresses[r].empty()) {
       *failure = "rank " + std::to_string(r) + " has it switched off";
@@ -286,11 +317,15 @@ std::unique_ptr<ControlPlane> ControlPlane::Connect(int rank, int size,
   }
   std::unique_ptr<ControlPlane> plane(new ControlPlane(rank, size));
   std::string problem;
-  plane->ConnectPeers(addresses, listener.fd(), &problem);
-  const auto problems = gather(problem);
-  for (const auto& said : problems) {
-    if (!said.empty()) {
-      *failure = said;
+  if (addresses[rank] == said) {
+    plane->ConnectPeers(addresses, own.token, listener.fd(), &problem);
+  } else {
+    problem = "the address of rank " + std::to_string(rank) + " has come damaged";
+  }
+  listener = Socket(); // whoever still tries to connect need not wait
+  for (const auto& theirs : gather(problem)) {
+    if (!theirs.empty()) {
+      *failure = theirs;
       return nullptr;
     }
   }
@@ -306,25 +341,32 @@ ControlPlane::~ControlPlane() {
 }
 
 bool ControlPlane::ConnectPeers(const std::vector<std::string>& addresses,
-                                int listener, std::string* failure) {
+                                uint64_t token, int listener,
+                                std::string* failure) {
   const auto deadline = Clock::now() + kConnectTime;
-  const Address own = Address::Parse(addresses[rank_]);
   if (rank_ > 0) {
     const int parent = (rank_ - 1) / kFanOut;
-    const Address theirs = Address::Parse(addresses[parent]);
+    Address theirs;
+    if (!theirs.Parse(addresses[parent])) {
+      *failure =
+          "the address of rank " + std::to_string(parent) + " has come damaged";
+      return false;
+    }
     auto candidates = theirs.addresses;
-    if (theirs.host == own.host) {
+    if (theirs.host == HostName()) {
       candidates.insert(candidates.begin(), "127.0.0.1");
     }
     const Hello hello{theirs.token, static_cast<uint64_t>(rank_)};
     for (const auto& address : candidates) {
+      if (Clock::now() >= deadline) {
+        break;
+      }
       Socket made = ConnectTo(address, theirs.port,
                               std::min(deadline, Clock::now() + kAnswerTime));
       char yes = 0;
       // The parent answers when it has a parent itself.
       if (made.ok() && SendAll(made.fd(), &hello, sizeof(hello)) &&
-          Ready(made.fd(), POLLIN, deadline) &&
-          ReceiveAll(made.fd(), &yes, 1)) {
+          ReceiveBefore(made.fd(), &yes, 1, deadline) && yes == kYes) {
         Configure(made.fd());
         peers_.push_back({parent, made.Release()});
         break;
@@ -336,28 +378,28 @@ bool ControlPlane::ConnectPeers(const std::vector<std::string>& addresses,
       return false;
     }
   }
-  int missing = 0;
+  std::set<uint64_t> missing; // children
   for (int child = rank_ * kFanOut + 1;
        child <= rank_ * kFanOut + kFanOut && child < size_; ++child) {
-    ++missing;
+    missing.insert(child);
   }
-  while (missing > 0) {
-    if (!Ready(listener, POLLIN, deadline)) {
+  while (!missing.empty()) {
+    // Strangers must not hold it up for longer.
+    if (Clock::now() >= deadline || !Ready(listener, POLLIN, deadline)) {
       *failure = "rank " + std::to_string(rank_) + " waits for " +
-                 std::to_string(missing) + " connections";
+                 std::to_string(missing.size()) + " connections";
       return false;
     }
     Socket made(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
     Hello hello{};
-    const char yes = 1;
     if (made.ok() &&
-        Ready(made.fd(), POLLIN,
-              std::min(deadline, Clock::now() + kAnswerTime)) &&
-        ReceiveAll(made.fd(), &hello, sizeof(hello)) &&
-        hello.token == own.token && SendAll(made.fd(), &yes, 1)) {
+        ReceiveBefore(made.fd(), &hello, sizeof(hello),
+                      std::min(deadline, Clock::now() + kAnswerTime)) &&
+        hello.token == token && missing.count(hello.rank) > 0 &&
+        SendAll(made.fd(), &kYes, 1)) {
       Configure(made.fd());
       peers_.push_back({static_cast<int>(hello.rank), made.Release()});
-      --missing;
+      missing.erase(hello.rank);
     }
   }
   // Children by rank, so that sums do not depend on who connects first.

@@ -69,8 +69,9 @@ private:
   };
 
   ControlPlane(int rank, int size);
-  bool ConnectPeers(const std::vector<std::string>& addresses, int listener,
-                    std::string* failure);
+  // `token`: what this rank's children say.
+  bool ConnectPeers(const std::vector<std::string>& addresses, uint64_t token,
+                    int listener, std::string* failure);
   void Forward(const Peer* from);
   // Says upwards, or at the root to all, what has come together here.
   void Gathered();

@@ -4,6 +4,11 @@ import gc
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from horovod.common.exceptions import HorovodInternalError
+from horovod_partial import _native, groups
 
 from frameworks import KINDS
 
@@ -95,6 +100,70 @@ def test_drift_is_healed_by_a_flush(fw, hvd, events, name, ranks, catch_up):
     assert identical(fw, trainer)
     assert trainer.optimizer.stats()["heals"] == (1 if ranks[1] > 1 else 0)
     assert trainer.optimizer.round == trainer.optimizer.stats()["rounds"]
+
+
+@st.composite
+def damaged(draw, whole):
+    """What may become of bytes: flipped, cut, longer, replaced by others."""
+    at = draw(st.one_of(st.integers(0, 40), st.integers(0, len(whole) - 1)))
+    end = draw(st.integers(at, len(whole)))
+    found = draw(st.one_of(
+        st.just(whole[:at] + bytes([whole[at] ^ draw(st.integers(1, 255))]) + whole[at + 1:]),
+        st.sampled_from([whole[:at], whole[at:], whole[:at] + whole[end:], whole + whole[at:end]]),
+        st.binary(max_size=64).map(lambda more: whole[:at] + more + whole[at:]),
+        st.binary(max_size=64).map(lambda other: whole[:at] + other + whole[at + len(other):])))
+    return None if found == whole else found
+
+
+def test_a_replica_that_comes_damaged_is_an_error(fw, name, ranks):
+    if ranks[1] > 1:
+        pytest.skip("is about one rank")
+    trainer = fw.trainer("adam", name=name)
+    trainer.step(0, 0)
+    group = trainer.optimizer._partial
+    theirs = trainer.digest()
+    whole = groups.sealed(group._replica().dump())
+    trainer.step(0, 1)
+    mine = trainer.digest()
+
+    @settings(max_examples=200, derandomize=True, database=None, deadline=None)
+    @given(damaged(whole).filter(lambda found: found is not None))
+    def load(found):
+        group.drifted = False
+        with pytest.raises(HorovodInternalError, match="has come damaged"):
+            group.take_over(found, 0)
+        assert group.drifted and trainer.digest() == mine
+
+    load()
+    assert theirs != mine
+    group.take_over(whole, 0)
+    assert trainer.digest() == theirs
+
+
+def test_a_heal_after_one_that_came_damaged(fw, hvd, name, ranks, needs_two, monkeypatch):
+    rank, size = ranks
+    trainer = fw.trainer("momentum", policy="full", name=name)
+    trainer.step(rank, 0)
+    if rank == size - 1:
+        trainer.learning_rate = 0.5
+        trainer.optimizer.mark_drifted()
+        honest = _native.Ticket.replica
+
+        def one_bit_off(ticket):
+            replica = honest(ticket)
+            return replica[:-1] + bytes([replica[-1] ^ 1])
+
+        with monkeypatch.context() as wire:
+            wire.setattr(_native.Ticket, "replica", one_bit_off)
+            with pytest.raises(HorovodInternalError, match="has come damaged"):
+                trainer.optimizer.flush()
+        assert trainer.learning_rate == pytest.approx(0.5)
+    else:
+        trainer.optimizer.flush()
+    trainer.optimizer.flush()
+    assert identical(fw, trainer)
+    assert trainer.optimizer.stats()["heals"] == 2
+    assert trainer.learning_rate == pytest.approx(0.05)
 
 
 def test_resync_every(fw, hvd, name, ranks, needs_two):
