@@ -307,6 +307,41 @@ void ProcessSets() {
   CHECK(hvd::horovod_remove_process_set(set) == set);
 }
 
+// Process sets go away while other threads use them: what those ask is refused,
+// or answered.
+void RemovedProcessSets(int times) {
+  auto until_gone = [](const std::function<void()>& act) {
+    return [act] {
+      try {
+        while (true) {
+          act();
+        }
+      } catch (const Gone&) {
+      } catch (const std::invalid_argument&) { // there is no such process set
+      }
+    };
+  };
+  for (int i = 0; i < times; ++i) {
+    std::vector<int> ranks = {0, 2, 3};
+    const int set = hvd::horovod_add_process_set(ranks.data(), 3);
+    CHECK(set > 0);
+    Replica replica("removed", {.policy = "solo",
+                                .process_set = set,
+                                .parts = parts});
+    std::vector<std::thread> threads;
+    if (rank != 1) {
+      replica.Step(Gradient());
+      threads.emplace_back(until_gone([&] { replica.Step(Gradient()); }));
+      threads.emplace_back(until_gone([&] { replica.Save(); }));
+      threads.emplace_back(until_gone([&] { replica.Stat("rounds"); }));
+    }
+    CHECK(hvd::horovod_remove_process_set(set) == set);
+    for (auto& thread : threads) {
+      thread.join();
+    }
+  }
+}
+
 // Ranks end one after the other, the first one in the middle of a step; those
 // that go on are not disturbed.
 void End() {
@@ -368,6 +403,7 @@ int All(int steps, const std::string& timeline) {
         {"excused", Excused},
         {"checkpoints", Checkpoints},
         {"process sets", ProcessSets},
+        {"removed process sets", [steps] { RemovedProcessSets(2 * steps); }},
         {"end", End}};
     for (const auto& scene : scenes) {
       scene.second();

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstring>
 #include <mutex>
+#include <optional>
 #include <stdexcept>
 
 #include <unistd.h>
@@ -126,9 +127,10 @@ struct Coordinator::Impl {
     Request request;
   };
 
-  // Requests since the last snapshot.
+  // Requests since the last snapshot, and why there are to be no more of them.
   mutable std::mutex inbox_mutex;
   std::vector<Asked> inbox;
+  std::optional<std::string> closed;
 
   explicit Impl(int64_t most_bytes) : most_bytes(most_bytes) {}
 
@@ -209,7 +211,6 @@ Coordinator::Snapshot(const hvd::Controller& controller, bool joined,
   std::lock_guard<std::mutex> guard(impl.member_mutex);
   returned.clear();
   if (!impl.member) {
-    application.Forget(this); // times waited in an earlier life
     impl.member.reset(new Member(controller.GetRank(), controller.GetSize(),
                                  impl.most_bytes));
   }
@@ -550,6 +551,7 @@ void Coordinator::Finalize(const std::string& message) {
   {
     std::lock_guard<std::mutex> guard(impl.inbox_mutex);
     impl.inbox.clear();
+    impl.closed = message; // all that was asked has a ticket by now
   }
   auto& application = Application::Get();
   std::vector<Completion> failures;
@@ -561,7 +563,6 @@ void Coordinator::Finalize(const std::string& message) {
     failures.push_back(std::move(failure));
   }
   application.Deliver(std::move(failures));
-  application.TakeReturned(this);
   impl.evaluator.reset();
   std::lock_guard<std::mutex> guard(impl.member_mutex);
   std::vector<std::string> left;
@@ -583,6 +584,12 @@ void Coordinator::Finalize(const std::string& message) {
   impl.ended = 0;
   impl.all_ended = false;
   impl.self_ended = false;
+  application.Forget(this); // last: rounds give their buffers to the member
+}
+
+void Coordinator::Reopen() {
+  std::lock_guard<std::mutex> guard(impl_->inbox_mutex);
+  impl_->closed.reset();
 }
 
 int Coordinator::ended_count() const { return impl_->ended; }
@@ -591,12 +598,12 @@ bool Coordinator::some_ended() const { return impl_->ended > 0; }
 bool Coordinator::all_ended() const { return impl_->all_ended; }
 
 Ticket Coordinator::Ask(const std::string& group,
-                        std::shared_ptr<const GroupSpec> spec, Request request,
-                        const std::function<bool()>& alive) {
+                        std::shared_ptr<const GroupSpec> spec,
+                        Request request) {
   auto& impl = *impl_;
   std::lock_guard<std::mutex> guard(impl.inbox_mutex);
-  if (!alive()) {
-    throw std::runtime_error(hvd::SHUT_DOWN_ERROR.reason());
+  if (impl.closed) {
+    throw std::runtime_error(*impl.closed);
   }
   const bool submission = request.type == Request::kSubmit;
   const double step = Application::Get().TakeStep(this, group);
