@@ -363,12 +363,14 @@ void Coordinator::Impl::Tune() {
 }
 
 void Coordinator::Impl::TellChanges() {
+  std::map<std::string, size_t> now; // without groups that are gone
   for (const auto& group : member->groups()) {
     if (member->rank() != 0 || !group->tuner()) {
       continue;
     }
     const auto& changes = group->tuner()->changes();
-    for (size_t& i = told[group->spec().name]; i < changes.size(); ++i) {
+    size_t& i = now[group->spec().name] = told[group->spec().name];
+    for (; i < changes.size(); ++i) {
       LOG(INFO) << "Partial group '" << group->spec().name << "': from round "
                 << changes[i].round << " on, a round starts with "
                 << changes[i].k << " of " << member->size()
@@ -376,6 +378,7 @@ void Coordinator::Impl::TellChanges() {
                 << changes[i].Why() << ".";
     }
   }
+  told.swap(now);
 }
 
 Want Coordinator::Stir(const hvd::Controller& controller, bool joined,
@@ -407,6 +410,7 @@ void Coordinator::Resolve(hvd::Timeline& timeline) {
   }
   std::lock_guard<std::mutex> guard(impl.member_mutex);
   impl.member->Resolve(words);
+  impl.round_over.notify_all(); // of a group that has been removed
   impl.Deliver();
   impl.ended = impl.member->ended().Count();
   impl.all_ended = impl.member->ended().Full();
@@ -429,6 +433,7 @@ void Coordinator::Execute(hvd::Controller& controller, int process_set_id,
     const auto messages = GatherMessages(controller, message);
     std::lock_guard<std::mutex> guard(impl.member_mutex);
     member.Register(messages);
+    impl.round_over.notify_all(); // as above
     impl.Deliver();
   }
   for (const auto& action : member.Actions()) {
