@@ -27,17 +27,19 @@ UNMODIFIED = {"HOROVOD_PARTIAL_POLICY": "first:2", "HOROVOD_PARTIAL_STALENESS_BO
 @pytest.mark.parametrize("module, how, backend, np", [
     *[(TORCH, how, "gloo", 3)
       for how in ("end", "flush", "join", "shutdown", "exit0", "synchronous", "unmatched")],
+    (TORCH, "in-flight", "gloo", 2),
     (TORCH, "flush", "mpi", 3), ("horovod.torch", "end", "gloo", 2),
     ("horovod.torch", "exit0", "mpi", 2), (TENSORFLOW, "join", "gloo", 2),
     (TENSORFLOW, "synchronous", "mpi", 2), ("horovod.tensorflow", "shutdown", "gloo", 2),
     ("horovod.tensorflow", "end", "mpi", 2)])
 def test_a_rank_that_ends_early_drains(launch, module, how, backend, np):
-    result = launch(np, script("uneven_end", module, how), backend, UNMODIFIED, imported=module)
+    result = launch(np, script("uneven_end", module, how), backend,
+                    {**UNMODIFIED, "HOROVOD_STALL_CHECK_TIME_SECONDS": "1"}, imported=module)
     assert result.returncode == 0, result.output
     assert "rank 0 did 3 steps" in result.output
     for rank in range(1, np):
         assert f"rank {rank} did 40 steps" in result.output
-        assert (f"rank {rank} could not" in result.output) == (how == "synchronous")
+        assert (f"rank {rank} could not" in result.output) == (how in ("synchronous", "in-flight"))
 
 
 def test_a_rank_that_ends_early_drains_in_keras(launch):

@@ -375,7 +375,7 @@ private:
       request.replica = std::make_shared<const std::string>(100, 'r');
     }
     group.ticket = coordinator_.Ask(group.spec->name, group.spec,
-                                    std::move(request), [] { return true; });
+                                    std::move(request));
     tickets_.push_back(group.ticket);
   }
 

@@ -158,13 +158,14 @@ bool Application::Wait(Ticket ticket, double seconds) {
                          [&record] { return record.done; });
   --record.blocked;
   EndWait();
-  if (record.submission && done) {
+  if (!record.submission || record.coordinator == nullptr) {
+    return done;
+  }
+  if (done) {
     steps_[{record.coordinator, record.group}] = {Clock::now(), WaitedSoFar()};
   }
-  if (record.submission) {
-    wait_seconds_[{record.coordinator, record.group}] +=
-        std::chrono::duration<double>(Clock::now() - start).count();
-  }
+  wait_seconds_[{record.coordinator, record.group}] +=
+      std::chrono::duration<double>(Clock::now() - start).count();
   return done;
 }
 
@@ -204,9 +205,11 @@ void Application::Close(Ticket ticket) {
   if (found == records_.end()) {
     return;
   }
-  auto& rounds = found->second.completion.rounds;
-  auto& returned = returned_[found->second.coordinator];
-  returned.insert(returned.end(), rounds.begin(), rounds.end());
+  if (found->second.coordinator != nullptr) {
+    auto& rounds = found->second.completion.rounds;
+    auto& returned = returned_[found->second.coordinator];
+    returned.insert(returned.end(), rounds.begin(), rounds.end());
+  }
   records_.erase(found);
 }
 
@@ -288,6 +291,11 @@ std::vector<Ticket> Application::Unanswered(const Coordinator* coordinator) {
 
 void Application::Forget(const Coordinator* coordinator) {
   std::lock_guard<std::mutex> guard(mutex_);
+  for (auto& entry : records_) {
+    if (entry.second.coordinator == coordinator) {
+      entry.second.coordinator = nullptr;
+    }
+  }
   returned_.erase(coordinator);
   for (auto entry = wait_seconds_.begin(); entry != wait_seconds_.end();) {
     entry = entry->first.first == coordinator ? wait_seconds_.erase(entry)

@@ -85,13 +85,15 @@ public:
   // back to the pool on the thread that the pool belongs to.
   std::vector<std::shared_ptr<Round>>
   TakeReturned(const Coordinator* coordinator);
+  // Drops what there is of a coordinator that takes and answers no more
+  // requests.
   void Forget(const Coordinator* coordinator);
   // The tickets of a coordinator that have no answer yet.
   std::vector<Ticket> Unanswered(const Coordinator* coordinator);
 
 private:
   struct Record {
-    Coordinator* coordinator;
+    Coordinator* coordinator; // nullptr when it is gone
     std::string group;
     bool submission;
     bool done = false;

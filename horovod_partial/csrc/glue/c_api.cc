@@ -16,7 +16,6 @@
 
 #include "application.h"
 #include "coordinator.h"
-#include "horovod/common/process_set.h"
 #include "host.h"
 
 namespace {
@@ -53,19 +52,19 @@ std::shared_ptr<const GroupSpec> SpecOf(int64_t id) {
   return found->second;
 }
 
-glue::Coordinator& CoordinatorOf(int process_set_id) {
+std::shared_ptr<glue::Coordinator> CoordinatorOf(int process_set_id) {
   // First: a shutdown in between takes the process set away.
-  auto* process_set = horovod::common::PartialHostProcessSet(process_set_id);
+  auto coordinator = horovod::common::PartialHostCoordinator(process_set_id);
   if (!horovod::common::PartialHostAlive()) {
     throw std::runtime_error("Horovod has not been initialized or has shut "
                              "down; use hvd.init().");
   }
-  if (process_set == nullptr) {
+  if (!coordinator) {
     throw std::invalid_argument(
         "process_set: this rank is not in process set " +
         std::to_string(process_set_id) + ", or there is none");
   }
-  return process_set->partial;
+  return coordinator;
 }
 
 const Round& RoundOf(Ticket ticket, int index) {
@@ -139,11 +138,10 @@ int64_t horovod_partial_ask(int process_set_id, const char* group,
       (request.type == Request::kOffer ? request.replica : request.restored) =
           std::move(copy);
     }
-    return static_cast<int64_t>(CoordinatorOf(process_set_id)
-                                    .Ask(group,
-                                         spec > 0 ? SpecOf(spec) : nullptr,
-                                         std::move(request),
-                                         horovod::common::PartialHostAlive));
+    return static_cast<int64_t>(
+        CoordinatorOf(process_set_id)
+            ->Ask(group, spec > 0 ? SpecOf(spec) : nullptr,
+                  std::move(request)));
   });
 }
 
@@ -258,7 +256,7 @@ int64_t horovod_partial_stats(int process_set_id, const char* group,
                               double* values) {
   return Guarded([&]() -> int64_t {
     std::vector<double> numbers;
-    if (!CoordinatorOf(process_set_id).Stats(group, &numbers)) {
+    if (!CoordinatorOf(process_set_id)->Stats(group, &numbers)) {
       return 0;
     }
     std::copy(numbers.begin(), numbers.end(), values);
@@ -272,7 +270,7 @@ using horovod_partial_change_t = void (*)(int64_t round, int before, int k,
 int64_t horovod_partial_changes(int process_set_id, const char* group,
                                 horovod_partial_change_t change) {
   return Guarded([&]() -> int64_t {
-    for (const auto& c : CoordinatorOf(process_set_id).Changes(group)) {
+    for (const auto& c : CoordinatorOf(process_set_id)->Changes(group)) {
       change(c.round, c.before, c.k, c.Why().c_str());
     }
     return 0;
@@ -286,7 +284,7 @@ using horovod_partial_tensor_t = void (*)(const char* name, int dtype, int dims,
 int64_t horovod_partial_tensors(int process_set_id, const char* group,
                                 horovod_partial_tensor_t tensor) {
   return Guarded([&]() -> int64_t {
-    const auto spec = CoordinatorOf(process_set_id).SpecOf(group);
+    const auto spec = CoordinatorOf(process_set_id)->SpecOf(group);
     if (!spec) {
       return 0;
     }
@@ -320,7 +318,7 @@ int64_t horovod_partial_save(int process_set_id, const char* group,
                              int32_t* drifted, horovod_partial_save_t save) {
   return Guarded([&]() -> int64_t {
     glue::Coordinator::Saved saved;
-    if (!CoordinatorOf(process_set_id).Save(group, &saved)) {
+    if (!CoordinatorOf(process_set_id)->Save(group, &saved)) {
       return 0;
     }
     *drifted = saved.drifted;
@@ -354,8 +352,8 @@ int horovod_partial_drained() {
   if (!horovod::common::PartialHostAlive()) {
     return 1;
   }
-  auto* all = horovod::common::PartialHostProcessSet(0);
-  return all == nullptr || all->partial.all_ended();
+  const auto all = horovod::common::PartialHostCoordinator(0);
+  return !all || all->all_ended();
 }
 
 } // extern "C"

@@ -580,6 +580,10 @@ void ControlPlane::Exchange(void* data, size_t bytes, F add) {
     Send(peers_[p], Frame::kDown, data, bytes);
   }
   ++exchange_;
+  if (bytes > kMostBytes) {
+    // A registration, which is rare and may be large.
+    std::vector<long long>().swap(received_);
+  }
 }
 
 void ControlPlane::Combine(long long* words, size_t count, Op op) {

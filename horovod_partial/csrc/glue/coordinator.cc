@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstring>
 #include <mutex>
+#include <optional>
 #include <stdexcept>
 
 #include <unistd.h>
@@ -126,9 +127,10 @@ struct Coordinator::Impl {
     Request request;
   };
 
-  // Requests since the last snapshot.
+  // Requests since the last snapshot, and why there are to be no more of them.
   mutable std::mutex inbox_mutex;
   std::vector<Asked> inbox;
+  std::optional<std::string> closed;
 
   explicit Impl(int64_t most_bytes) : most_bytes(most_bytes) {}
 
@@ -209,7 +211,6 @@ Coordinator::Snapshot(const hvd::Controller& controller, bool joined,
   std::lock_guard<std::mutex> guard(impl.member_mutex);
   returned.clear();
   if (!impl.member) {
-    application.Forget(this); // times waited in an earlier life
     impl.member.reset(new Member(controller.GetRank(), controller.GetSize(),
                                  impl.most_bytes));
   }
@@ -362,12 +363,14 @@ void Coordinator::Impl::Tune() {
 }
 
 void Coordinator::Impl::TellChanges() {
+  std::map<std::string, size_t> now; // without groups that are gone
   for (const auto& group : member->groups()) {
     if (member->rank() != 0 || !group->tuner()) {
       continue;
     }
     const auto& changes = group->tuner()->changes();
-    for (size_t& i = told[group->spec().name]; i < changes.size(); ++i) {
+    size_t& i = now[group->spec().name] = told[group->spec().name];
+    for (; i < changes.size(); ++i) {
       LOG(INFO) << "Partial group '" << group->spec().name << "': from round "
                 << changes[i].round << " on, a round starts with "
                 << changes[i].k << " of " << member->size()
@@ -375,6 +378,7 @@ void Coordinator::Impl::TellChanges() {
                 << changes[i].Why() << ".";
     }
   }
+  told.swap(now);
 }
 
 Want Coordinator::Stir(const hvd::Controller& controller, bool joined,
@@ -406,6 +410,7 @@ void Coordinator::Resolve(hvd::Timeline& timeline) {
   }
   std::lock_guard<std::mutex> guard(impl.member_mutex);
   impl.member->Resolve(words);
+  impl.round_over.notify_all(); // of a group that has been removed
   impl.Deliver();
   impl.ended = impl.member->ended().Count();
   impl.all_ended = impl.member->ended().Full();
@@ -428,6 +433,7 @@ void Coordinator::Execute(hvd::Controller& controller, int process_set_id,
     const auto messages = GatherMessages(controller, message);
     std::lock_guard<std::mutex> guard(impl.member_mutex);
     member.Register(messages);
+    impl.round_over.notify_all(); // as above
     impl.Deliver();
   }
   for (const auto& action : member.Actions()) {
@@ -550,6 +556,7 @@ void Coordinator::Finalize(const std::string& message) {
   {
     std::lock_guard<std::mutex> guard(impl.inbox_mutex);
     impl.inbox.clear();
+    impl.closed = message; // all that was asked has a ticket by now
   }
   auto& application = Application::Get();
   std::vector<Completion> failures;
@@ -561,7 +568,6 @@ void Coordinator::Finalize(const std::string& message) {
     failures.push_back(std::move(failure));
   }
   application.Deliver(std::move(failures));
-  application.TakeReturned(this);
   impl.evaluator.reset();
   std::lock_guard<std::mutex> guard(impl.member_mutex);
   std::vector<std::string> left;
@@ -583,6 +589,12 @@ void Coordinator::Finalize(const std::string& message) {
   impl.ended = 0;
   impl.all_ended = false;
   impl.self_ended = false;
+  application.Forget(this); // last: rounds give their buffers to the member
+}
+
+void Coordinator::Reopen() {
+  std::lock_guard<std::mutex> guard(impl_->inbox_mutex);
+  impl_->closed.reset();
 }
 
 int Coordinator::ended_count() const { return impl_->ended; }
@@ -591,12 +603,12 @@ bool Coordinator::some_ended() const { return impl_->ended > 0; }
 bool Coordinator::all_ended() const { return impl_->all_ended; }
 
 Ticket Coordinator::Ask(const std::string& group,
-                        std::shared_ptr<const GroupSpec> spec, Request request,
-                        const std::function<bool()>& alive) {
+                        std::shared_ptr<const GroupSpec> spec,
+                        Request request) {
   auto& impl = *impl_;
   std::lock_guard<std::mutex> guard(impl.inbox_mutex);
-  if (!alive()) {
-    throw std::runtime_error(hvd::SHUT_DOWN_ERROR.reason());
+  if (impl.closed) {
+    throw std::runtime_error(*impl.closed);
   }
   const bool submission = request.type == Request::kSubmit;
   const double step = Application::Get().TakeStep(this, group);

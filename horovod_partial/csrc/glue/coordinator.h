@@ -38,7 +38,8 @@ namespace glue {
 //   Snapshot   before the exchange that all ranks make;
 //   Resolve    with what the exchange gave;
 //   Execute    after ComputeResponseList, unless Horovod shuts down.
-// Between two cycles it may call Stir. Application threads call the rest.
+// Between two cycles it may call Stir. Application threads call the rest; they
+// share it with its process set, which may go away while they use it.
 class Coordinator {
 public:
   // Runs an operation of Horovod's on tensors of ours; throws on failure.
@@ -72,8 +73,11 @@ public:
                const Perform& perform);
   // Whether the next cycle is due at once; the same on every rank of the set.
   bool follow_up() const;
-  // The process set goes away: requests fail with `message`.
+  // The process set goes away: requests fail with `message`, those that come
+  // later, too.
   void Finalize(const std::string& message);
+  // The process set begins anew, with another Horovod.
+  void Reopen();
 
   // As of the last exchange, for the background thread: ranks that have ended.
   int ended_count() const;
@@ -83,10 +87,10 @@ public:
   bool some_ended() const;
   bool all_ended() const;
 
-  // Hands a request to the background thread; `alive` says whether there is
-  // one. Throws std::runtime_error when there is none.
+  // Hands a request to the background thread. Throws std::runtime_error when
+  // the process set has gone away.
   Ticket Ask(const std::string& group, std::shared_ptr<const GroupSpec> spec,
-             Request request, const std::function<bool()>& alive);
+             Request request);
 
   // Numbers of a group in the order of kStatNames; false when it is not known.
   bool Stats(const std::string& group, std::vector<double>* values) const;

@@ -4,18 +4,25 @@
 #define HOROVOD_PARTIAL_GLUE_HOST_H
 
 #include <cstdint>
+#include <memory>
+
+namespace horovod_partial {
+namespace glue {
+class Coordinator;
+} // namespace glue
+} // namespace horovod_partial
 
 namespace horovod {
 namespace common {
-
-struct ProcessSet;
 
 // What patches/partial add to horovod/common/operations.cc for us.
 
 // Whether there is a background thread that takes requests.
 bool PartialHostAlive();
-// nullptr when there is no such process set, or this rank is not in it.
-ProcessSet* PartialHostProcessSet(int32_t id);
+// Of a process set; nullptr when there is none of that id, or this rank is not
+// in it. It stays usable when the set goes away meanwhile.
+std::shared_ptr<horovod_partial::glue::Coordinator>
+PartialHostCoordinator(int32_t id);
 
 } // namespace common
 } // namespace horovod

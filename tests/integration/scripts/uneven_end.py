@@ -3,6 +3,7 @@ as HOW says. A MODULE of stock Horovod trains partially by HOROVOD_PARTIAL_POLIC
 
 import importlib
 import sys
+import time
 
 from trainer import Trainer
 
@@ -13,6 +14,15 @@ def train(module, how):
     settings = (dict(policy="first:2", staleness_bound=2) if module.startswith("horovod_partial")
                 else {})
     trainer = Trainer(module, **settings)
+    if how == "in-flight":
+        import torch
+
+        one = torch.ones(1)
+        for _ in range(2):
+            hvd.allreduce(one, name="cached")
+        if hvd.rank() > 0:
+            left = hvd.allreduce_async(one, name="cached")
+        hvd.allreduce(one, name="so that rank 0 ends later")
     steps = 3 if hvd.rank() == 0 else 40
     for _ in range(steps):
         trainer.step()
@@ -26,6 +36,15 @@ def train(module, how):
             hvd.allgather_object(1)
         except trainer.gone:
             print(f"rank {hvd.rank()} could not", flush=True)
+    if hvd.rank() > 0 and how == "in-flight":
+        try:
+            hvd.synchronize(left)
+        except trainer.gone:
+            print(f"rank {hvd.rank()} could not", flush=True)
+        # Horovod's checks for stalls, one each second, have nothing to say of it.
+        over = time.monotonic() + 4
+        while time.monotonic() < over:
+            trainer.step()
     print(f"rank {hvd.rank()} did {steps} steps and {trainer.optimizer.round} rounds", flush=True)
     if how == "unmatched":
         # Nobody has the counterpart, and nobody is left who could submit it.
