@@ -676,7 +676,7 @@ class TrainingGroup:
         if self._under_way is not None:
             self.finish()
         self._forget_parts()
-        self._journal.interrupted()
+        self._journal.begin_anew()
         self._member = None
         submitted, self._submitted = self._submitted, 0
         if reset is None:

@@ -48,6 +48,11 @@ class Journal:
         """What comes until the next submission is more than a step: validation, say."""
         self._since = None
 
+    def begin_anew(self):
+        """With another life of Horovod, as the core's counters do."""
+        self.staleness = []
+        self._since = None
+
     def stats(self):
         return {"policy": str(self.policy), "staleness_histogram": list(self.staleness),
                 "step_seconds": [round(seconds, 6) for seconds in self.steps]}

@@ -145,7 +145,8 @@ for life in range(5):
             trainer.step()
         trainer.optimizer.flush()
         assert trainer.weight() == -(before + 5 * size), (life, trainer.weight())
-        assert trainer.optimizer.stats()["submissions"] == 5, trainer.optimizer.stats()
+        stats = trainer.optimizer.stats()
+        assert stats["submissions"] == sum(stats["staleness_histogram"]) == 5, stats
     assert survivor.weight() == -5 * size * (life + 1)
     del newcomer, trainer
 
