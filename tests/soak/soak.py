@@ -12,9 +12,10 @@ are exact:
 - conservation: the sum of all results is the sum of all submissions, and nothing is left behind;
 - agreement: all ranks saw the same rounds, in the same order, with the same bits;
 - once: each round came to each rank once, alone or merged;
-- replicas of an optimizer are identical, bit for bit, after a flush.
+- replicas of an optimizer are identical, bit for bit, after a flush;
+- an optimizer that only subtracts sums from zeros has subtracted all gradients then.
 
-The seed is printed; the same seed draws the same episodes (who is late in them is up to the machine).
+The seed is printed first; the same seed draws the same episodes (who is late in them is up to the machine).
 """
 
 import argparse
@@ -263,19 +264,41 @@ class Model(Group):
         super().__init__(*args)
         draw = self.episode.shared
         torch.manual_seed(self.episode.number)
-        self.weights = [torch.nn.Parameter(torch.randn(shape)) for shape in self.shapes]
-        inner = draw.choice([lambda: torch.optim.SGD(self.weights, lr=0.01, momentum=0.9),
-                             lambda: torch.optim.Adam(self.weights, lr=0.01)])()
+        # Its weights tell what it was given: less the sum of all gradients, which is exact.
+        self.sums = draw.random() < 0.7
+        self.weights = [torch.nn.Parameter(torch.zeros(shape) if self.sums else torch.randn(shape))
+                        for shape in self.shapes]
+        self.given = [torch.zeros(shape, dtype=torch.float64) for shape in self.shapes]
+        kinds = ([lambda: torch.optim.SGD(self.weights, lr=1)] if self.sums else
+                 [lambda: torch.optim.SGD(self.weights, lr=0.01, momentum=0.9),
+                  lambda: torch.optim.Adam(self.weights, lr=0.01)])
+        inner = draw.choice(kinds)()
         resync_every = draw.choice([None, 7, 20])
+        # None, one parameter in each bucket, some, or all.
+        bucket_cap_mb = draw.choice([None, None, 1e-9, 0.001, 25])
         self.opt = hvd.DistributedOptimizer(
             inner, name=self.name, process_set=self.process_set, resync_every=resync_every,
+            op=hvd.Sum if self.sums else hvd.Average, bucket_cap_mb=bucket_cap_mb,
             **self.settings) if self.member else None
+
+    def backward(self):
+        """Gives each weight a whole gradient; some have none."""
+        loss = torch.zeros(())
+        for weight, given in zip(self.weights, self.given):
+            weight.grad = None
+            if self.episode.own.random() < 0.95:
+                gradient = torch.randint(-8, 9, weight.shape).float()
+                given += gradient
+                loss = loss + (weight * gradient).sum()
+        if loss.requires_grad:
+            loss.backward()
 
     def step(self):
         if not self.member:
             return
-        for weight in self.weights:
-            weight.grad = torch.randint(-8, 9, weight.shape).float()
+        self.backward()
+        if self.episode.own.random() < 0.1:
+            self.episode.compute()  # buckets may be on their way
         if self.episode.own.random() < 0.05:
             counts["skip_synchronize"] += 1
             self.opt.synchronize()
@@ -293,12 +316,19 @@ class Model(Group):
         self.check(len(set(digests)) == 1, "replicas", digests)
         stats = self.opt.stats() if self.member else collections.Counter()
         self.check(stats["round"] == stats["rounds"], "once", stats)
+        if self.sums and self.settings["catch_up"] != "latest":
+            counts["sums of an optimizer"] += 1
+            for given, weight in zip(self.given, self.weights):
+                everybody = hvd.allreduce(given, op=hvd.Sum, name="given")
+                self.check(not self.member or torch.equal(everybody, -weight.detach().double()),
+                           "conservation", everybody + weight.detach())
+        counts["parts"] += stats["parts"] - stats["rounds"]
         return account(self, stats)
 
 
 def account(group, stats):
     """The group's rounds, as all ranks know."""
-    for key in ("late", "merged", "heals"):
+    for key in ("late", "merged", "heals", "cut_short"):
         counts[key] += stats[key]
     return max(group.gather(stats["rounds"]))
 
@@ -310,6 +340,8 @@ def main():
     hvd.init()
     torch.set_num_threads(1)
     seed = hvd.broadcast_object(args.seed if args.seed is not None else secrets.randbits(32))
+    if hvd.rank() == 0:
+        print(f"soak: seed {seed}", flush=True)  # now: the first episode may hang, too
     rounds = number = 0
     start = time.monotonic()
     next_line = 0.0
