@@ -17,13 +17,13 @@ def test_invariants_hold_in_random_schedules(chunk):
     """Invariants 1 to 5, 8 and 9, P from 1 to 16. A failing seed replays with
     `simulation.run_random(seed)`."""
     seen = dict(rounds=0, late=0, merged=0, heals=0, flushes=0, changes=0, in_parts=0,
-                cut_short=0)
+                cut_short=0, lost=0, left=0)
     for seed in range(chunk * SCHEDULES // CHUNKS, (chunk + 1) * SCHEDULES // CHUNKS):
         outcome = simulation.run_random(seed, 16)
         assert not outcome.violation, (
             f"seed {seed}: {outcome.violation}\n{simulation.describe(seed, 16)}")
         for key in seen:
-            seen[key] += getattr(outcome, key)
+            seen[key] += len(outcome.lost) if key == "lost" else getattr(outcome, key)
     # The schedules are worth something only if these things happen in them.
     assert all(count > 0 for count in seen.values()), seen
 
@@ -31,7 +31,7 @@ def test_invariants_hold_in_random_schedules(chunk):
 @pytest.mark.parametrize("fault, found", [
     ("LOSE_STALE", "conservation"), ("DOUBLE_COUNT", "conservation"),
     ("MISSING_EXCUSE", "progress"), ("IGNORE_BOUND", "bound"), ("NO_FOLLOW_UP", "progress"),
-    ("LATE_CHANGE", "agreement"), ("NO_CUT_SHORT", "progress")])
+    ("LATE_CHANGE", "agreement"), ("NO_CUT_SHORT", "progress"), ("FORGET_LEFT", "operations")])
 def test_planted_faults_are_found(fault, found):
     violations = [simulation.run_random(seed, 8, getattr(simulation.Fault, fault)).violation
                   for seed in range(200)]
@@ -51,12 +51,15 @@ POLICIES = ["solo", "majority", "quorum:2", "first:1", "first:2", "first:3", "au
 
 def run(programs, policies, seeds=60, **group):
     names = sorted({word.split(":")[1] for program in programs for word in program.split()
-                    if word.split(":")[0] in ("step", "part", "submit", "flush", "mistake")})
+                    if word.split(":")[0] in ("step", "part", "submit", "flush", "leave", "mistake")})
+    outcomes = []
     for policy in policies:
         for seed in range(seeds):
             groups = [simulation.Group(name, policy=policy, **group) for name in names]
             outcome = simulation.run(groups, programs, seed)
             assert not outcome.violation, f"{policy}, seed {seed}: {outcome.violation}"
+            outcomes.append(outcome)
+    return outcomes
 
 
 @pytest.mark.parametrize("programs", [
@@ -137,6 +140,60 @@ def test_full_in_lockstep():
 def test_operations_without_a_counterpart_do_not_keep_ranks_that_have_ended():
     run(["step:A start:S", "step:A compute:9 start:T", "step:A start:S start:U"],
         POLICIES + ["full"])
+
+
+@pytest.mark.parametrize("programs, lost", [
+    (["step:A start:S", "step:A join"], []),
+    (["step:A start:S", "step:A join compute:9 sync:T"], ["1:T"]),
+    (["step:A start:S", "step:A sync:T step:A"], ["1:T"]),
+    (["step:A start:S", "step:A set:P step:A"], ["1:P"]),
+    (["step:A start:S", "compute:30 sync:S step:A"], []),
+    (["start:S start:T", "compute:30 sync:T step:A sync:S"], []),
+    (["start:S start:T", "compute:30 sync:T step:A sync:U sync:S"], ["1:U"]),
+    (["start:S", "sync:S", "compute:30 step:A sync:S"], []),
+    (["start:S", "sync:S step:A", "compute:30 step:A"], ["1:S"]),
+    (["start:S", "sync:S step:A", "compute:30 step:A join"], []),
+    (["start:S", "sync:T join", "compute:30 step:A sync:S join"], ["1:T"]),
+    (["start:S step:B retire:B", "retire:B sync:T step:A", "step:B retire:B join"], ["1:T"]),
+    (["start:S", "step:B retire:B sync:S step:A", "compute:40 step:B retire:B sync:S"], []),
+    (["step:A set:P", "set:P step:A"], []),
+], ids=str)
+def test_operations_that_an_ended_rank_left_outstanding(programs, lost):
+    """Others may still submit them, however much later; what it has not submitted fails at once."""
+    for outcome in run(programs, POLICIES, 20):
+        waited_for = [entry for entry in outcome.lost
+                      if f"start:{entry[2:]}" not in programs[int(entry[0])]]
+        assert waited_for == lost
+
+
+LEAVES = dict(resync_every=1, staleness_bound=2)
+
+
+@pytest.mark.parametrize("programs", [
+    ["step:A flush:A step:A", "step:A leave:A"],
+    ["step:A leave:A", "step:A flush:A flush:A"],
+    ["step:A flush:A step:A flush:A", "step:A leave:A step:A flush:A"],
+    ["step:A leave:A step:A flush:A", "step:A flush:A step:A flush:A", "step:A join"],
+    ["step:A flush:A join", "step:A leave:A join", "step:A flush:A flush:A"],
+    ["step:A leave:A", "step:A leave:A", "step:A leave:A"],
+    ["step:A submit:A drop:A step:A step:A flush:A"] * 2 + ["step:A step:A step:A step:A flush:A"],
+    ["step:A step:A flush:A", "step:A submit:A drop:A", "step:A step:A flush:A"],
+], ids=" | ".join)
+def test_ranks_that_leave_a_heal_by_an_error(programs):
+    """They end, or ask for something else: the others do not wait for their replicas."""
+    assert any(outcome.left for outcome in run(programs, POLICIES, 30, **LEAVES))
+    run(programs, POLICIES, 20, catch_up="sum", **LEAVES)
+
+
+def test_groups_of_policy_auto_take_turns():
+    """Three groups have a question in almost every round, more than are answered."""
+    program = " ".join(["step:A step:B step:C"] * 400)
+    for seed in range(6):
+        outcome = simulation.run([simulation.Group(name, policy="auto") for name in "ABC"],
+                                 [program] * 2, seed)
+        assert not outcome.violation, outcome.violation
+        assert min(outcome.questions) > 5
+        assert max(outcome.questions) - min(outcome.questions) <= 2, outcome.questions
 
 
 def test_settings_that_differ_are_told_to_every_rank_however_late_it_comes():

@@ -42,6 +42,14 @@ def test_a_rank_that_ends_early_drains(launch, module, how, backend, np):
         assert (f"rank {rank} could not" in result.output) == (how in ("synchronous", "in-flight"))
 
 
+def test_a_rank_ends_with_an_operation_outstanding(launch):
+    result = launch(3, script("uneven_end", TORCH, "outstanding"), imported=TORCH)
+    assert result.returncode == 0, result.output
+    assert result.output.count("rank 1 could not") == 2
+    assert "with what rank 0 left: 2.0" in result.output
+    assert result.output.count("did 40 steps") == 2
+
+
 def test_a_rank_that_ends_early_drains_in_keras(launch):
     result = launch(3, script("uneven_end_keras"), imported=TENSORFLOW)
     assert result.returncode == 0, result.output

@@ -173,16 +173,23 @@ constexpr uint16_t kHalfOne = 0x3c00, kBFloatOne = 0x3f80;
 } // namespace
 
 double Sum(double value, const std::string& name) {
+  return BeginSum(value, name)();
+}
+
+std::function<double()> BeginSum(double value, const std::string& name) {
   auto input = std::make_shared<Memory>(hvd::HOROVOD_FLOAT64,
                                         hvd::TensorShape({1}));
   auto output = std::make_shared<Memory>(hvd::HOROVOD_FLOAT64,
                                          hvd::TensorShape({1}));
   input->as<double>() = value;
   Operation operation;
-  operation.Wait(hvd::EnqueueTensorAllreduce(
-      std::make_shared<Context>(), input, output, {}, name,
-      CPU_DEVICE_ID, operation.callback()));
-  return output->as<double>();
+  const auto enqueued = hvd::EnqueueTensorAllreduce(
+      std::make_shared<Context>(), input, output, {}, name, CPU_DEVICE_ID,
+      operation.callback());
+  return [operation, enqueued, output]() mutable {
+    operation.Wait(enqueued);
+    return output->as<double>();
+  };
 }
 
 void Barrier() {

@@ -34,6 +34,8 @@ struct Gone : std::runtime_error {
 
 // Synchronous operations. They block, and throw Gone.
 double Sum(double value, const std::string& name);
+// Likewise, but for the wait: that is what it returns.
+std::function<double()> BeginSum(double value, const std::string& name);
 void Barrier();
 // Blocks until all ranks have joined, while `serve(joined)` runs.
 void Join(const std::function<void(const std::function<bool()>&)>& serve);

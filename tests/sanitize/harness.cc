@@ -351,8 +351,16 @@ void End() {
   for (int i = 0; i < 4 * rank; ++i) {
     replica.Step(Gradient());
   }
-  if (rank == size - 1) {
-    // A rank that has ended will not take part any more.
+  if (rank < size - 1) {
+    application::BeginSum(1, "left"); // it does not wait for it
+    if (rank == 1) {
+      application::BeginSum(1, "left by one");
+    }
+    if (rank == 0 && parts) {
+      replica.HandIn(Gradient());
+    }
+  } else {
+    // A rank that has ended will not take part in anything else any more.
     bool gone = false;
     try {
       Sum(1, "alone");
@@ -360,8 +368,14 @@ void End() {
       gone = true;
     }
     CHECK(gone);
-  } else if (rank == 0 && parts) {
-    replica.HandIn(Gradient());
+    const std::vector<int> ranks = {0, 1};
+    CHECK(hvd::horovod_add_process_set(ranks.data(), 2) < 0);
+    CHECK(Sum(1, "left") == size);
+    application::Join([](const std::function<bool()>& joined) {
+      while (!joined()) {
+        std::this_thread::yield();
+      }
+    });
   }
   horovod_partial_end(1);
   while (!horovod_partial_drained()) {

@@ -384,7 +384,7 @@ private:
   }
 
   void Cycle() {
-    auto& bits = coordinator_.Snapshot(controller_, joined_, /*quiet=*/true);
+    auto& bits = coordinator_.Snapshot(controller_, joined_, queue_);
     controller_.CrossRankBitwiseAnd(bits, static_cast<int>(bits.size()));
     coordinator_.Resolve(Surroundings::Get().timeline);
     coordinator_.Execute(
@@ -413,11 +413,16 @@ private:
       out.Number<uint8_t>(random_() % 2); // submits
       out.String(random_() % 3 == 0 ? "" : spec.Serialize());
     }
+    const uint32_t left = random_() % 3; // operations
+    out.Number(left);
+    for (uint32_t i = 0; i < left; ++i) {
+      out.String("left");
+    }
     return out.Take();
   }
 
   void Lie() {
-    auto& bits = coordinator_.Snapshot(controller_, false, true);
+    auto& bits = coordinator_.Snapshot(controller_, false, queue_);
     bits[0] &= ~1ll; // it announces something
     controller_.CrossRankBitwiseAnd(bits, static_cast<int>(bits.size()));
     const std::string message = Announcement();
@@ -438,6 +443,7 @@ private:
   Network& network_;
   Controller controller_;
   Coordinator coordinator_{kMostBytes};
+  const hvd::TensorQueue queue_; // empty
   Random random_;
   std::vector<double> gradient_;
   const int lie_; // the cycle

@@ -88,11 +88,13 @@ Decision Decide(const GroupSpec& spec, const View& view) {
 
   if (view.stage != Stage::kRounds) {
     const bool check = view.stage == Stage::kCheck;
-    RankSet needed(view.size);
-    if (check) {
-      needed = view.participants;
-    } else {
-      needed.Add(view.root);
+    // Without those who have left it.
+    const RankSet participants = view.participants - view[Say::kApart];
+    RankSet needed = participants;
+    if (!check) {
+      RankSet root(view.size);
+      root.Add(view.root);
+      needed = participants & root;
     }
     const RankSet missing = needed - view[Say::kSynced];
     if (!missing.Empty()) {
@@ -100,12 +102,11 @@ Decision Decide(const GroupSpec& spec, const View& view) {
     }
     Decision decision;
     decision.kind = check ? Kind::kCheck : Kind::kTransfer;
-    decision.participants = view.participants;
-    decision.root =
-        check ? LowestNotDrifted(view.participants, view[Say::kDrifted])
-              : view.root;
-    decision.heal =
-        check && !(view.participants & view[Say::kDrifted]).Empty();
+    decision.participants = participants;
+    decision.root = check ? LowestNotDrifted(participants, view[Say::kDrifted])
+                          : view.root;
+    decision.heal = check && !(participants & view[Say::kDrifted]).Empty();
+    decision.empty = !check && needed.Empty();
     return decision;
   }
 

@@ -25,7 +25,8 @@ enum class Say : uint8_t {
   kHolds,    // its send buffer is not empty
   kFlushing, // counts as having called flush(), all its rounds applied
   kCaller,   // waits in flush() itself, not in join()
-  kApart,    // joined, ended or retired with no application that could heal
+  kApart,    // joined, ended or retired with no application that could heal, or
+             // has left the heal under way
   kRetired,  // its application is done with this group
   kSynced,   // its application has done its part of the heal under way
   // Only said where submissions come in parts:
@@ -94,7 +95,7 @@ struct Decision {
   Kind kind = Kind::kWait;
   RankSet active; // kRound
   RankSet stale;  // kRound: passive, with something in the send buffer
-  bool empty = false; // no rank contributes anything
+  bool empty = false; // no rank contributes anything; kTransfer: no root is left
   int sole = -1; // or this rank alone: nothing to add up, it broadcasts
   bool heal = false;  // kRound: heal after it; kCheck: some rank has drifted
   int root = 0;       // of the heal
@@ -129,7 +130,9 @@ bool HealDue(const GroupSpec& spec, const View& view);
 //   c) A flush starts when no rank is ready, every rank counts as having
 //      called it, and one did call it.
 //   d) After a flush, replicas are compared once every participant has handed
-//      in its hash; a transfer follows if they differ or one has drifted.
+//      in its hash; a transfer follows if they differ or one has drifted. Who
+//      ends, or asks for something else, is no participant any more; without
+//      its root, a transfer moves nothing.
 //   e) No further round of the group starts while a heal is under way.
 //   f) A group goes away when every rank has retired from it or ended.
 //   g) Where submissions come in parts, a round begins with the first one, and

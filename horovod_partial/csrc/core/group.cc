@@ -115,6 +115,10 @@ void Group::Take(const Request& request, std::vector<Completion>& done) {
     return;
   }
   drifted_ = drifted_ || request.drifted;
+  if (request.type == Request::kSubmit || request.type == Request::kFlush ||
+      request.type == Request::kListen) {
+    LeaveHeal();
+  }
   switch (request.type) {
   case Request::kSubmit: {
     if (submission_ != 0 || request.first != tensors_.size()) {
@@ -152,15 +156,23 @@ void Group::Take(const Request& request, std::vector<Completion>& done) {
     }
     return;
   case Request::kSync:
+    if (stage_ != Stage::kCheck || left_heal_) {
+      done.push_back(Answer(request.ticket));
+      return;
+    }
     sync_ = request.ticket;
     hash_ = request.hash;
     return;
   case Request::kOffer:
+    if (stage_ != Stage::kTransfer || left_heal_) {
+      done.push_back(Answer(request.ticket));
+      return;
+    }
     offer_ = request.ticket;
     offered_ = request.replica;
     return;
   case Request::kReceive:
-    if (received_) {
+    if (received_ || stage_ != Stage::kTransfer || left_heal_) {
       done.push_back(Answer(request.ticket));
       done.back().replica = std::move(received_);
       received_.reset();
@@ -187,6 +199,16 @@ void Group::Take(const Request& request, std::vector<Completion>& done) {
     done.push_back(Answer(request.ticket));
     return;
   }
+}
+
+void Group::LeaveHeal() {
+  const bool leaves =
+      participants_.Has(rank_) &&
+      ((stage_ == Stage::kCheck && sync_ == 0) ||
+       (stage_ == Stage::kTransfer && offer_ == 0 && receive_ == 0));
+  left_heal_ = left_heal_ || leaves;
+  drifted_ = drifted_ || leaves || received_;
+  received_.reset();
 }
 
 void Group::Submit(const Request& request, std::vector<Completion>& done) {
@@ -300,7 +322,8 @@ bool Group::Excused(const Standing& standing) const {
 }
 
 bool Group::Apart(const Standing& standing) const {
-  return standing.ended || retired_ || (standing.joined && !serves_);
+  return standing.ended || retired_ || left_heal_ ||
+         (standing.joined && !serves_);
 }
 
 bool Group::Vetoes(const Standing& standing) const {
@@ -475,6 +498,7 @@ void Group::Finish(const Decision& decision, std::vector<Completion>& done) {
     stage_ = round->flush ? Stage::kCheck : Stage::kTransfer;
     participants_ = decision.participants;
     root_ = decision.root;
+    received_.reset();
   }
 
   if (retired_) {
@@ -505,6 +529,7 @@ Hash Group::CheckHash() const { return sync_ != 0 ? hash_ : Hash{}; }
 void Group::FinishCheck(const Decision& decision,
                         const std::vector<Hash>& hashes,
                         std::vector<Completion>& done) {
+  participants_ = decision.participants;
   const auto ranks = participants_.ToVector();
   const bool differed =
       std::any_of(ranks.begin(), ranks.end(), [&](int rank) {
@@ -512,6 +537,8 @@ void Group::FinishCheck(const Decision& decision,
       });
   const bool heal = differed || decision.heal;
   stage_ = heal ? Stage::kTransfer : Stage::kRounds;
+  left_heal_ = left_heal_ && heal;
+  received_.reset();
   root_ = decision.root;
   last_heal_ = next_round_;
   if (sync_ != 0) {
@@ -525,12 +552,24 @@ void Group::FinishCheck(const Decision& decision,
 
 std::shared_ptr<const std::string> Group::Offer() const { return offered_; }
 
-void Group::FinishTransfer(const Decision&,
+void Group::FinishTransfer(const Decision& decision,
                            std::shared_ptr<const std::string> replica,
                            std::vector<Completion>& done) {
   stage_ = Stage::kRounds;
+  left_heal_ = false;
+  if (decision.empty) {
+    // What made the heal due still does.
+    for (Ticket* ticket : {&offer_, &receive_}) {
+      if (*ticket != 0) {
+        done.push_back(Answer(*ticket));
+        *ticket = 0;
+      }
+    }
+    offered_.reset();
+    return;
+  }
   last_heal_ = next_round_;
-  if (!participants_.Has(rank_)) {
+  if (!decision.participants.Has(rank_) && offer_ == 0 && receive_ == 0) {
     return;
   }
   drifted_ = merged_ = false;

@@ -50,7 +50,7 @@ struct Completion {
   int root = 0;
   // After kSync: the hashes differed, so somebody's state went its own way.
   bool differed = false;
-  // After a transfer: what the root offered.
+  // After a transfer: what the root offered; nullptr if it has left the heal.
   std::shared_ptr<const std::string> replica;
 };
 
@@ -215,6 +215,8 @@ private:
   Buffers& SendBuffer();
   void AddToSendBuffer(int begin, int end);
   void Restore(const Request& request);
+  // Who asks for anything else has left the heal under way, by an error.
+  void LeaveHeal();
   void Enqueue(std::shared_ptr<Round> round);
   void MergeOldest();
   void EndFlush(std::vector<std::shared_ptr<Round>> rounds, bool again,
@@ -265,6 +267,7 @@ private:
   Stage stage_ = Stage::kRounds;
   RankSet participants_;
   int root_ = 0;
+  bool left_heal_ = false; // this rank, by asking for something else
   Ticket sync_ = 0;
   Hash hash_{};
   Ticket offer_ = 0;

@@ -63,7 +63,8 @@ private:
 } // namespace
 
 Member::Member(int rank, int size, int64_t most_bytes)
-    : rank_(rank), size_(size), most_bytes_(most_bytes), ended_(size) {}
+    : rank_(rank), size_(size), most_bytes_(most_bytes), ended_(size),
+      drained_(size), left_outstanding_(size), lost_without_(size) {}
 
 std::shared_ptr<Group> Member::Find(const std::string& name) const {
   for (const auto& group : groups_) {
@@ -234,17 +235,18 @@ std::vector<uint64_t> Member::Snapshot(const AppState& app) {
   BitWriter bits(length);
   // Who joins or ends will not ask for what has failed.
   bits.Put(((app.joined || app.over) && UntoldOfAny(rank_)) ||
+           app.left != said_left_ ||
            std::any_of(held_.begin(), held_.end(), [this](const auto& entry) {
              return Announces(entry.first);
            }));
-  bits.Put(!app.over);
   auto own = [&](bool value) {
     bits.Skip(rank_);
     bits.Put(value);
     bits.Skip(size_ - rank_ - 1);
   };
-  own(Ended());
   spoken_ = Speak();
+  own(spoken_.ended);
+  own(spoken_.drained);
   for (const auto& group : groups_) {
     const auto& said = spoken_.groups.at(group->spec().name);
     for (int say = 0; say < group->says(); ++say) {
@@ -265,6 +267,7 @@ std::vector<uint64_t> Member::Snapshot(const AppState& app) {
 Member::Spoken Member::Speak() const {
   Spoken spoken;
   spoken.ended = Ended();
+  spoken.drained = Drained();
   for (const auto& group : groups_) {
     spoken.groups.emplace(group->spec().name,
                           group->Speak(StandingFor(*group)));
@@ -272,14 +275,40 @@ Member::Spoken Member::Speak() const {
   return spoken;
 }
 
-bool Member::Ended() const {
+bool Member::Drained() const {
   // A round that has begun is brought to its end.
-  return app_.over && (app_.quiet || cycles_over_ >= kLastCycles) &&
+  return Ended() && (app_.quiet || cycles_over_ >= kLastCycles) &&
          std::none_of(groups_.begin(), groups_.end(),
                       [](const auto& group) { return group->in_round(); });
 }
 
+bool Member::Lost(const std::string& operation) const {
+  const auto ranks = lost_without_.ToVector();
+  return std::any_of(ranks.begin(), ranks.end(), [&](int rank) {
+    return left_outstanding_[rank].count(operation) == 0;
+  });
+}
+
+std::unique_ptr<Question>
+Member::NextQuestion(std::shared_ptr<Group>* asker) {
+  const auto last =
+      std::find(groups_.begin(), groups_.end(), last_asker_.lock());
+  const size_t first = last == groups_.end() ? 0 : last - groups_.begin() + 1;
+  for (size_t i = 0; i < groups_.size(); ++i) {
+    const auto& group = groups_[(first + i) % groups_.size()];
+    auto question = group->tuner() ? group->tuner()->Ask() : nullptr;
+    if (question) {
+      *asker = group;
+      last_asker_ = group;
+      return question;
+    }
+  }
+  return nullptr;
+}
+
 void Member::EndCycle() {
+  // By now, who has ended has told what it left.
+  lost_without_ = ended_;
   settled_ = Speak();
   // With the end of a flush, a submission of which some parts are there is
   // ready again, which no exchange has told yet.
@@ -347,8 +376,24 @@ Want Member::WantOf(const Group& group, const std::array<bool, kSays>& now,
   return Want::kNothing;
 }
 
-Want Member::Wants() const {
-  if (spoken_.ended && !settled_.ended) {
+Want Member::Wants(bool operations, bool of_all) const {
+  Want want = WantOfGroups();
+  if (!app_.quiet) {
+    // It needs every rank; one that has ended is none that comes along with it.
+    want = std::max(want, !operations         ? Want::kAlong
+                          : ended_.Empty() ? Want::kTogether
+                                           : Want::kNow);
+  }
+  if (!of_all && want != Want::kNow) {
+    // Ranks outside of the process set do not come along.
+    want = want == Want::kTogether ? Want::kNow : Want::kNothing;
+  }
+  return want;
+}
+
+Want Member::WantOfGroups() const {
+  if ((spoken_.ended && !settled_.ended) ||
+      (spoken_.drained && !settled_.drained) || app_.left != said_left_) {
     return Want::kNow;
   }
   for (const auto& entry : held_) {
@@ -398,12 +443,13 @@ void Member::Resolve(const std::vector<uint64_t>& words) {
   actions_.clear();
   BitReader bits(words);
   registration_due_ = bits.Get();
-  const bool somebody_goes_on = bits.Get();
   const RankSet ended = bits.GetSet(size_);
-  cycles_over_ = somebody_goes_on ? 0 : cycles_over_ + 1;
-  follow_up_ = ended != ended_ ||
-               (!somebody_goes_on && cycles_over_ <= kLastCycles);
+  const RankSet drained = bits.GetSet(size_);
+  cycles_over_ = ended.Full() ? cycles_over_ + 1 : 0;
+  follow_up_ = ended != ended_ || drained != drained_ ||
+               (ended.Full() && cycles_over_ <= kLastCycles);
   ended_ = ended;
+  drained_ = drained;
   std::vector<std::string> removed;
   std::vector<View> views(groups_.size(), View(size_));
   for (size_t i = 0; i < groups_.size(); ++i) {
@@ -488,6 +534,11 @@ std::string Member::Announcements() {
     out.Number(static_cast<uint8_t>(submits));
     out.String(spec ? spec->Serialize() : "");
   }
+  said_left_ = app_.left;
+  out.Number(static_cast<uint32_t>(said_left_.size()));
+  for (const auto& operation : said_left_) {
+    out.String(operation);
+  }
   return out.Take();
 }
 
@@ -524,6 +575,13 @@ void Member::Register(const std::vector<std::string>& messages) {
         }
       }
     }
+    std::set<std::string> left;
+    const uint32_t operations = in.Count(sizeof(uint32_t));
+    for (uint32_t i = 0; i < operations; ++i) {
+      left.insert(in.String());
+    }
+    follow_up_ = follow_up_ || left != left_outstanding_[rank];
+    left_outstanding_[rank] = std::move(left);
     in.End();
   }
   unannounced_.clear();

@@ -22,9 +22,11 @@ struct AppState {
   bool joined = false;
   // It has come to its end, and asks for nothing any more.
   bool over = false;
-  // Nothing but requests to this member is outstanding: what else is may still
-  // complete, although the application is over.
+  // No synchronous operation of Horovod's is outstanding, nor a join.
   bool quiet = true;
+  // Where it is over: the synchronous operations that it left outstanding, by
+  // name. They complete if the other ranks submit them, too.
+  std::set<std::string> left;
   // Requests that it waits for. One that it only polled, and that said no,
   // counts as a wait, but not as being blocked.
   struct Wait {
@@ -64,7 +66,8 @@ struct Action {
 //        round, flush: Group::Begin, the allreduce (unless empty), and
 //                      Group::Finish;
 //        check:        all ranks' Group::CheckHash, and Group::FinishCheck;
-//        transfer:     the root's Group::Offer to all, Group::FinishTransfer.
+//        transfer:     the root's Group::Offer to all (unless empty),
+//                      Group::FinishTransfer.
 //   f) EndCycle.
 //   Completed, at any time, for the answers to requests.
 //
@@ -87,14 +90,15 @@ public:
            Request request);
   std::vector<uint64_t> Snapshot(const AppState& app);
   // The bits of a snapshot before those of the groups.
-  static size_t HeadOf(int size) { return 2 + size; }
+  static size_t HeadOf(int size) { return 1 + 2 * size; }
   void Resolve(const std::vector<uint64_t>& words);
   bool RegistrationDue() const { return registration_due_; }
   void EndCycle();
   // Whether the cycle changed something that may let the next one do more.
   bool FollowUp() const { return follow_up_; }
-  // As of the last Snapshot. What only holds others up can wait.
-  Want Wants() const;
+  // As of the last Snapshot. What only holds others up can wait. `operations`:
+  // synchronous ones may be new; `of_all`: in the process set of all ranks.
+  Want Wants(bool operations = false, bool of_all = true) const;
   std::string Announcements();
   // `messages[r]` is what rank r announced. Throws std::runtime_error when one
   // cannot be read.
@@ -102,11 +106,21 @@ public:
   const std::vector<Action>& Actions() const { return actions_; }
   std::vector<Completion>& Completed() { return completed_; }
 
-  // As of the last exchange: ranks whose application is over with nothing
-  // outstanding, or nothing that could still complete.
+  // As of the last exchange: ranks whose application is over. They count as
+  // joined (and do not while they are in join() themselves), and will submit no
+  // more.
   const RankSet& ended() const { return ended_; }
   // As this rank said in its last Snapshot.
   bool self_ended() const { return spoken_.ended; }
+  // Ended ranks with nothing outstanding, or nothing that could still complete.
+  const RankSet& drained() const { return drained_; }
+  // Whether a synchronous operation cannot complete any more: a rank has ended
+  // without it. As of the last cycle, alike on every rank.
+  bool Lost(const std::string& operation) const;
+
+  // The next question of policy auto, for the first rank, and whose it is;
+  // nullptr if none is due. Groups take turns.
+  std::unique_ptr<Question> NextQuestion(std::shared_ptr<Group>* asker);
   // nullptr when there is no such group (yet).
   std::shared_ptr<Group> Find(const std::string& name) const;
   const std::vector<std::shared_ptr<Group>>& groups() const { return groups_; }
@@ -145,6 +159,7 @@ private:
   // What a rank said, as far as Wants() compares it.
   struct Spoken {
     bool ended = false;
+    bool drained = false;
     std::map<std::string, std::array<bool, kSays>> groups;
   };
   // A request for a group that is not registered yet.
@@ -167,7 +182,10 @@ private:
   std::string NameOf(Ticket ticket) const;
   Whereabouts OwnWhereabouts() const;
   Spoken Speak() const;
-  bool Ended() const;
+  bool Ended() const { return app_.over && !app_.joined; }
+  bool Drained() const;
+  // Of what this member's groups have to say.
+  Want WantOfGroups() const;
   bool Announces(const std::string& name) const;
   Standing StandingFor(const Group& group) const;
   // Looks at what has been announced under a name; true when that is settled,
@@ -211,7 +229,14 @@ private:
   Whereabouts announced_whereabouts_; // in the last Announcements
   bool follow_up_ = false;
   RankSet ended_;
+  RankSet drained_;
   int cycles_over_ = 0; // exchanges since the last application's end
+  // What each rank left outstanding, as it said last; what this one has said;
+  // and the ranks of which that is known.
+  std::vector<std::set<std::string>> left_outstanding_;
+  std::set<std::string> said_left_;
+  RankSet lost_without_;
+  std::weak_ptr<Group> last_asker_;
   bool registration_due_ = false;
   std::map<std::string, View> views_; // of the last exchange
   std::map<std::string, Decision> last_;

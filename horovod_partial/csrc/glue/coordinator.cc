@@ -18,6 +18,7 @@
 #include "gather.h"
 #include "horovod/common/controller.h"
 #include "horovod/common/logging.h"
+#include "horovod/common/tensor_queue.h"
 #include "horovod/common/timeline.h"
 #include "horovod_partial/csrc/core/member.h"
 
@@ -193,14 +194,17 @@ Coordinator::~Coordinator() { Application::Get().Forget(this); }
 
 std::vector<long long>&
 Coordinator::Snapshot(const hvd::Controller& controller, bool joined,
-                      bool quiet) {
+                      const hvd::TensorQueue& queue) {
   auto& impl = *impl_;
   auto& application = Application::Get();
   // Where the application stands is read first: what it asked by then is in
-  // the inbox.
+  // the inbox, and in the queue.
   AppState app = application.StateFor(this);
   app.joined = joined;
-  app.quiet = quiet;
+  app.quiet = queue.Empty();
+  if (app.over) {
+    app.left = queue.Operations();
+  }
   auto returned = application.TakeReturned(this);
 
   std::vector<Impl::Asked> inbox;
@@ -352,13 +356,16 @@ void Coordinator::Impl::RecordAction(const Action& action) {
 
 // Has questions of policy auto answered, beside the rounds.
 void Coordinator::Impl::Tune() {
-  for (const auto& group : member->groups()) {
-    if (member->rank() == 0 && group->tuner()) {
-      if (!evaluator) {
-        evaluator = std::make_unique<Evaluator>();
-      }
-      evaluator->Consider(group);
+  if (evaluator && !evaluator->Free()) {
+    return;
+  }
+  std::shared_ptr<Group> asker;
+  auto question = member->NextQuestion(&asker);
+  if (question) {
+    if (!evaluator) {
+      evaluator = std::make_unique<Evaluator>();
     }
+    evaluator->Take(std::move(question), asker);
   }
 }
 
@@ -382,20 +389,10 @@ void Coordinator::Impl::TellChanges() {
 }
 
 Want Coordinator::Stir(const hvd::Controller& controller, bool joined,
-                       bool quiet, bool operations, bool of_all) {
-  Snapshot(controller, joined, quiet);
-  Want want = impl_->member->Wants();
-  if (!quiet) {
-    // It needs every rank; one that has ended is none that comes along with it.
-    want = std::max(want, !operations          ? Want::kAlong
-                          : impl_->ended == 0 ? Want::kTogether
-                                              : Want::kNow);
-  }
-  if (!of_all && want != Want::kNow) {
-    // Ranks outside of the process set do not come along.
-    want = want == Want::kTogether ? Want::kNow : Want::kNothing;
-  }
-  return want;
+                       const hvd::TensorQueue& queue, bool operations,
+                       bool of_all) {
+  Snapshot(controller, joined, queue);
+  return impl_->member->Wants(operations, of_all);
 }
 
 bool Coordinator::follow_up() const {
@@ -413,7 +410,7 @@ void Coordinator::Resolve(hvd::Timeline& timeline) {
   impl.round_over.notify_all(); // of a group that has been removed
   impl.Deliver();
   impl.ended = impl.member->ended().Count();
-  impl.all_ended = impl.member->ended().Full();
+  impl.all_ended = impl.member->drained().Full();
   impl.timeline = &timeline;
   impl.NoteStalls();
   impl.RecordNegotiations();
@@ -486,8 +483,10 @@ void Coordinator::Impl::Perform(const Action& action,
     return;
   }
   case Kind::kTransfer: {
-    auto replica =
-        BroadcastReplica(controller, action.decision.root, group.Offer());
+    auto replica = action.decision.empty
+                       ? nullptr
+                       : BroadcastReplica(controller, action.decision.root,
+                                          group.Offer());
     std::lock_guard<std::mutex> guard(member_mutex);
     group.FinishTransfer(action.decision, std::move(replica), done);
     Deliver();
@@ -599,6 +598,9 @@ void Coordinator::Reopen() {
 
 int Coordinator::ended_count() const { return impl_->ended; }
 bool Coordinator::this_rank_ended() const { return impl_->self_ended; }
+bool Coordinator::Lost(const std::string& operation) const {
+  return impl_->member && impl_->member->Lost(operation);
+}
 bool Coordinator::some_ended() const { return impl_->ended > 0; }
 bool Coordinator::all_ended() const { return impl_->all_ended; }
 

@@ -16,6 +16,7 @@ namespace horovod {
 namespace common {
 class Controller;
 class Response;
+class TensorQueue;
 class Timeline;
 struct TensorTableEntry;
 } // namespace common
@@ -53,16 +54,18 @@ public:
   ~Coordinator();
   Coordinator(const Coordinator&) = delete;
 
-  // `quiet`: no synchronous operation is outstanding on this rank. The bits
-  // are in a form that a bit-wise AND over the ranks combines.
+  // `queue`: the synchronous operations outstanding on this rank. The bits are
+  // in a form that a bit-wise AND over the ranks combines.
   std::vector<long long>& Snapshot(const horovod::common::Controller& controller,
-                                   bool joined, bool quiet);
+                                   bool joined,
+                                   const horovod::common::TensorQueue& queue);
   // Takes what the application asked since, answers what needs no exchange,
   // and says what this rank makes of the next one: a Snapshot that is not sent.
   // `operations`: synchronous ones may be new; `of_all`: in the process set of
   // all ranks.
   Want Stir(const horovod::common::Controller& controller, bool joined,
-            bool quiet, bool operations, bool of_all);
+            const horovod::common::TensorQueue& queue, bool operations,
+            bool of_all);
   // Warns of what ranks have waited for longer than `warning_seconds`, naming
   // who is waited for and why; true when something has waited longer than
   // `shutdown_seconds`, if that is not 0. For the set's first rank, after a
@@ -79,11 +82,14 @@ public:
   // The process set begins anew, with another Horovod.
   void Reopen();
 
-  // As of the last exchange, for the background thread: ranks that have ended.
+  // As of the last exchange, for the background thread: ranks that have ended,
+  // and whether a synchronous operation cannot complete without one of them.
   int ended_count() const;
   bool this_rank_ended() const;
+  bool Lost(const std::string& operation) const;
 
-  // Whether some rank, or every rank, has ended. For any thread.
+  // Whether some rank has ended, or every rank with nothing outstanding. For any
+  // thread.
   bool some_ended() const;
   bool all_ended() const;
 

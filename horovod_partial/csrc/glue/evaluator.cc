@@ -37,16 +37,16 @@ Evaluator::~Evaluator() {
   }
 }
 
-void Evaluator::Consider(const std::shared_ptr<Group>& group) {
+bool Evaluator::Free() {
   std::lock_guard<std::mutex> guard(mutex_);
-  if (question_ || answer_ || Clock::now() < rests_until_) {
-    return;
-  }
-  question_ = group->tuner()->Ask();
-  if (!question_) {
-    return;
-  }
-  asker_ = group;
+  return !question_ && !answer_ && Clock::now() >= rests_until_;
+}
+
+void Evaluator::Take(std::unique_ptr<Question> question,
+                     const std::shared_ptr<Group>& asker) {
+  std::lock_guard<std::mutex> guard(mutex_);
+  question_ = std::move(question);
+  asker_ = asker;
   if (!thread_.joinable()) {
     thread_ = std::thread([this] { Work(); });
   }

@@ -22,8 +22,11 @@ class Evaluator {
 public:
   ~Evaluator();
 
-  // Takes the group's question, if there is one and it is time for one.
-  void Consider(const std::shared_ptr<Group>& group);
+  // Whether it is time for a question.
+  bool Free();
+  // Takes one, of `asker`, while it is free.
+  void Take(std::unique_ptr<Question> question,
+            const std::shared_ptr<Group>& asker);
   // Hands in the answer that is there, if it is to one of these groups.
   void Deliver(const std::vector<std::shared_ptr<Group>>& groups);
 

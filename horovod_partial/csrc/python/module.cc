@@ -417,6 +417,9 @@ PYBIND11_MODULE(_core, m) {
       .def_readonly("changes", &sim::Outcome::changes)
       .def_readonly("in_parts", &sim::Outcome::in_parts)
       .def_readonly("cut_short", &sim::Outcome::cut_short)
+      .def_readonly("lost", &sim::Outcome::lost)
+      .def_readonly("left", &sim::Outcome::left)
+      .def_readonly("questions", &sim::Outcome::questions)
       .def_readonly("mean_active", &sim::Outcome::mean_active);
   py::class_<sim::GroupSetting>(simulation, "Group")
       .def(py::init([](const std::string& name, const std::string& policy,
@@ -437,7 +440,8 @@ PYBIND11_MODULE(_core, m) {
       .value("IGNORE_BOUND", sim::Fault::kIgnoreBound)
       .value("NO_FOLLOW_UP", sim::Fault::kNoFollowUp)
       .value("LATE_CHANGE", sim::Fault::kLateChange)
-      .value("NO_CUT_SHORT", sim::Fault::kNoCutShort);
+      .value("NO_CUT_SHORT", sim::Fault::kNoCutShort)
+      .value("FORGET_LEFT", sim::Fault::kForgetLeft);
   simulation.def(
       "run",
       [](const std::vector<sim::GroupSetting>& groups,

@@ -93,6 +93,15 @@ bool Interrupts(const std::vector<Op>& program, const std::string& group) {
   return incomplete;
 }
 
+// Whether a program ever submits an operation, or adds a process set.
+bool Submits(const std::vector<Op>& program, const std::string& operation) {
+  return std::any_of(program.begin(), program.end(), [&](const Op& op) {
+    return op.what == operation &&
+           (op.type == Op::kSync || op.type == Op::kStart ||
+            op.type == Op::kAddSet);
+  });
+}
+
 // What has been executed in one group, as the network saw it.
 struct GroupLog {
   GroupSetting setting;
@@ -128,6 +137,8 @@ public:
     main_.Rethrow();
   }
 
+  // As the host does in each cycle: fails what cannot complete any more.
+  void FailLost();
   void TakeSnapshot();
   // A look at what the application did; what it makes of a next cycle.
   Want Stir();
@@ -139,13 +150,16 @@ public:
   // What the background thread knows.
   std::vector<uint64_t> words;
   std::set<std::string> sync_sent; // synchronous operations submitted
+  std::set<std::string> set_sent;  // process sets added
   bool sync_news = false;          // since the last exchange
+  bool host_news = false;          // what Horovod itself makes a cycle for
   Want told = Want::kNothing;      // to the others, since the last exchange
   bool joined = false;
   size_t next_action = 0;
 
   // What it tells the application.
-  std::set<std::string> sync_done;
+  std::set<std::string> sync_done; // or failed
+  std::set<std::string> set_done;
   bool join_done = false;
 
   std::map<std::string, int64_t> expected; // next round that has to be seen
@@ -172,11 +186,11 @@ private:
   bool Done(Ticket ticket) const { return answers_.count(ticket) != 0; }
   Task Await(Ticket ticket, bool blocked, std::string where);
   Task Main();
-  Task Flush(std::string name);
+  Task Flush(std::string name, bool heals);
   Ticket AskMistaken(const std::string& name);
   Task HearOfMistake(std::string name, Ticket ticket);
   Task Join(std::string mistaken);
-  Task Collect(std::string name, bool blocked);
+  Task Collect(std::string name, bool blocked, bool heals);
   Task Compare(std::string name, int64_t round);
   Task Transfer(std::string name, int root);
   void Apply(const std::string& name,
@@ -203,12 +217,14 @@ private:
   };
   std::vector<Asked> inbox_;
   std::vector<std::string> sync_inbox_;
+  std::vector<std::string> set_inbox_;
   bool join_inbox_ = false;
 
   // What the application waits for.
   std::vector<AppState::Wait> waits_;
   bool elsewhere_ = false;
   bool ended_ = false;
+  bool healed_ = false; // by the last transfer
 
   std::map<Ticket, Completion> answers_;
   std::map<std::string, Ticket> submission_;
@@ -257,14 +273,26 @@ public:
 
   Outcome Run();
 
-  // A K that policy auto might find, now and then; else 0.
-  int RandomK() {
-    if (changes_left_ == 0 || !random_.Chance(10)) {
-      return 0;
+  // Answers questions of policy auto, one at a time, now and then by a new K.
+  void Tune(Member& member) {
+    if (asker_ && random_.Chance(10)) {
+      Verdict verdict;
+      if (changes_left_ > 0) {
+        --changes_left_;
+        verdict.k = 1 + random_.Below(size());
+      }
+      if (member.Find(asker_->spec().name) == asker_) {
+        asker_->tuner()->Answer(verdict);
+      }
+      asker_.reset();
     }
-    --changes_left_;
-    return 1 + random_.Below(size());
+    if (!asker_ && member.NextQuestion(&asker_)) {
+      ++questions_[asker_->spec().name];
+    }
   }
+
+  void CheckLost(int rank, const std::string& operation);
+  void CountLeft() { ++left_; }
 
   Fault fault() const { return setting_.fault; }
   int size() const { return setting_.size; }
@@ -306,6 +334,10 @@ private:
   const Setting setting_;
   Random random_;
   int changes_left_ = 4;
+  std::shared_ptr<Group> asker_;
+  std::map<std::string, int64_t> questions_;
+  std::vector<std::string> lost_;
+  int64_t left_ = 0;
   std::vector<uint64_t> delayed_words_;
   std::map<std::string, uint64_t> delayed_;
   std::vector<std::unique_ptr<Rank>> ranks_;
@@ -325,7 +357,8 @@ private:
   std::vector<Hash> hashes_;
   std::shared_ptr<const std::string> replica_;
   std::set<std::string> sync_complete_;
-  bool join_complete_ = false;
+  std::set<std::string> set_complete_;
+  int joined_ = 0;
 };
 
 // ---------------------------------------------------------------- application
@@ -422,6 +455,7 @@ void Rank::Apply(const std::string& name,
   }
 }
 
+// Also when the root has left the heal.
 Task Rank::Transfer(std::string name, int root) {
   Request request;
   const bool offers = root == rank_;
@@ -432,9 +466,10 @@ Task Rank::Transfer(std::string name, int root) {
   }
   const Ticket ticket = Ask(name, request);
   co_await Await(ticket, true, "waits in a heal of " + name);
-  if (!offers) {
-    std::memcpy(&state_[name], answers_.at(ticket).replica->data(),
-                sizeof(uint64_t));
+  const auto& replica = answers_.at(ticket).replica;
+  healed_ = offers || replica;
+  if (replica) {
+    std::memcpy(&state_[name], replica->data(), sizeof(uint64_t));
   }
 }
 
@@ -451,6 +486,9 @@ Task Rank::Compare(std::string name, int64_t round) {
   }
   if (answer.heal) {
     co_await Transfer(name, answer.root);
+    if (!healed_) {
+      co_return;
+    }
   }
   // Invariant 8, over all ranks that took part.
   auto& states = world_.logs.at(name).states;
@@ -463,7 +501,7 @@ Task Rank::Compare(std::string name, int64_t round) {
   }
 }
 
-Task Rank::Collect(std::string name, bool blocked) {
+Task Rank::Collect(std::string name, bool blocked, bool heals) {
   const Ticket ticket = submission_.at(name);
   co_await Await(ticket, blocked,
                  (blocked ? "waits for a round of " : "polls ") + name);
@@ -473,12 +511,14 @@ Task Rank::Collect(std::string name, bool blocked) {
     world_.Fail("a submission to " + name + " came back with no round");
   }
   Apply(name, answer.rounds);
-  if (answer.heal) {
+  if (answer.heal && heals) {
     co_await Transfer(name, answer.root);
+  } else if (answer.heal) {
+    world_.CountLeft();
   }
 }
 
-Task Rank::Flush(std::string name) {
+Task Rank::Flush(std::string name, bool heals) {
   while (true) {
     Request request;
     request.type = Request::kFlush;
@@ -487,8 +527,10 @@ Task Rank::Flush(std::string name) {
     const Completion answer = answers_.at(ticket);
     Apply(name, answer.rounds);
     if (!answer.again) {
-      if (answer.heal) {
+      if (answer.heal && heals) {
         co_await Compare(name, answer.rounds.back()->index);
+      } else if (answer.heal) {
+        world_.CountLeft();
       }
       break;
     }
@@ -595,10 +637,11 @@ Task Rank::Main() {
       Submit(op.what, false);
       break;
     case Op::kWait:
-      co_await Collect(op.what, true);
+    case Op::kDrop:
+      co_await Collect(op.what, true, op.type == Op::kWait);
       break;
     case Op::kPoll:
-      co_await Collect(op.what, false);
+      co_await Collect(op.what, false, true);
       break;
     case Op::kSync:
       sync_inbox_.push_back(op.what);
@@ -610,6 +653,19 @@ Task Rank::Main() {
     case Op::kStart:
       sync_inbox_.push_back(op.what);
       break;
+    case Op::kAddSet:
+      set_inbox_.push_back(op.what);
+      elsewhere_ = true;
+      co_await Until(
+          [this, &op] {
+            return set_done.count(op.what) != 0 || !member.ended().Empty();
+          },
+          "adds the process set " + op.what);
+      elsewhere_ = false;
+      if (set_done.count(op.what) == 0) {
+        world_.CheckLost(rank_, op.what);
+      }
+      break;
     case Op::kBarrier:
       ++world_.barriers[op.what];
       elsewhere_ = true;
@@ -619,7 +675,8 @@ Task Rank::Main() {
       elsewhere_ = false;
       break;
     case Op::kFlush:
-      co_await Flush(op.what);
+    case Op::kLeave:
+      co_await Flush(op.what, op.type == Op::kFlush);
       break;
     case Op::kJoin:
       co_await Join(op.what);
@@ -642,6 +699,21 @@ Task Rank::Main() {
 
 // ------------------------------------------------- the rank's background thread
 
+void Rank::FailLost() {
+  sync_sent.insert(sync_inbox_.begin(), sync_inbox_.end());
+  for (auto name = sync_sent.begin(); name != sync_sent.end();) {
+    if (!member.Lost(*name)) {
+      ++name;
+      continue;
+    }
+    world_.CheckLost(rank_, *name);
+    sync_done.insert(*name);
+    name = sync_sent.erase(name);
+  }
+  sync_news = sync_news || !sync_inbox_.empty();
+  sync_inbox_.clear();
+}
+
 void Rank::TakeSnapshot() {
   for (auto& asked : inbox_) {
     member.Ask(asked.name,
@@ -652,30 +724,29 @@ void Rank::TakeSnapshot() {
   for (const auto& name : sync_inbox_) {
     sync_sent.insert(name);
   }
-  sync_news = sync_news || !sync_inbox_.empty() || join_inbox_;
+  sync_news = sync_news || !sync_inbox_.empty();
   sync_inbox_.clear();
+  host_news = host_news || join_inbox_ || !set_inbox_.empty();
+  set_sent.insert(set_inbox_.begin(), set_inbox_.end());
+  set_inbox_.clear();
   joined = joined || join_inbox_;
   join_inbox_ = false;
 
   AppState app;
   app.joined = joined;
   app.over = ended_;
-  app.quiet = sync_sent.empty();
+  app.quiet = sync_sent.empty() && !joined;
+  if (ended_ && world_.fault() != Fault::kForgetLeft) {
+    app.left = sync_sent;
+  }
   if (world_.fault() != Fault::kMissingExcuse) {
     // The application may still be counted as waiting although its operation
     // is complete; the background thread knows better.
     app.elsewhere = elsewhere_ && (!until_ || !until_());
     app.waits = waits_;
   }
-  for (const auto& group : member.groups()) {
-    if (rank_ == 0 && group->tuner()) {
-      group->tuner()->Ask();
-      if (const int k = world_.RandomK()) {
-        Verdict verdict;
-        verdict.k = k;
-        group->tuner()->Answer(verdict);
-      }
-    }
+  if (rank_ == 0) {
+    world_.Tune(member);
   }
   words = member.Snapshot(app);
   if (world_.fault() == Fault::kNoCutShort) {
@@ -707,11 +778,7 @@ size_t Rank::BitOf(const Group& wanted, Say say) const {
 
 Want Rank::Stir() {
   TakeSnapshot();
-  // A synchronous operation needs every rank, which submits or has joined.
-  const Want sync = sync_news ? Want::kTogether
-                    : joined || !sync_sent.empty() ? Want::kAlong
-                                                   : Want::kNothing;
-  told = std::max(sync, member.Wants());
+  told = host_news ? Want::kNow : member.Wants(sync_news);
   return told;
 }
 
@@ -731,19 +798,24 @@ void World::Step(int rank) {
   stepped_[rank] = true;
   switch (phase_) {
   case kSnapshot:
+    self.FailLost();
     self.TakeSnapshot();
     break;
   case kResolve:
     self.member.Resolve(fault() == Fault::kLateChange && rank == size() - 1
                             ? delayed_words_
                             : words_);
-    self.sync_news = false;
+    self.sync_news = self.host_news = false;
     self.told = Want::kNothing;
     self.next_action = 0;
     for (const auto& name : sync_complete_) {
       if (self.sync_sent.erase(name)) {
         self.sync_done.insert(name);
       }
+    }
+    for (const auto& name : set_complete_) {
+      self.set_sent.erase(name);
+      self.set_done.insert(name);
     }
     break;
   case kAnnounce:
@@ -828,25 +900,44 @@ void World::DelayVerdicts() {
 }
 
 void World::CompleteSynchronous() {
-  std::map<std::string, int> count;
-  int joined = 0;
-  int gone = 0;
+  std::map<std::string, int> operations;
+  std::map<std::string, int> sets;
+  joined_ = 0;
   for (const auto& rank : ranks_) {
     for (const auto& name : rank->sync_sent) {
-      ++count[name];
+      ++operations[name];
     }
-    joined += rank->joined;
-    gone += rank->joined || rank->Finished();
+    for (const auto& name : rank->set_sent) {
+      ++sets[name];
+    }
+    joined_ += rank->joined;
   }
-  sync_complete_.clear();
-  for (const auto& entry : count) {
-    if (entry.second == size() - joined) {
-      sync_complete_.insert(entry.first);
-      happened_ = true;
-      happened_synchronously_ = true;
+  auto complete = [this](const auto& counts, int wanted) {
+    std::set<std::string> names;
+    for (const auto& entry : counts) {
+      if (entry.second == wanted) {
+        names.insert(entry.first);
+        happened_ = true;
+        happened_synchronously_ = true;
+      }
+    }
+    return names;
+  };
+  sync_complete_ = complete(operations, size() - joined_);
+  set_complete_ = complete(sets, size());
+}
+
+// Nothing fails that could complete: a rank is over that never submits it.
+void World::CheckLost(int rank, const std::string& operation) {
+  lost_.push_back(std::to_string(rank) + ":" + operation);
+  happened_ = true;
+  for (int r = 0; r < size(); ++r) {
+    if (ranks_[r]->Finished() && !Submits(setting_.programs[r], operation)) {
+      return;
     }
   }
-  join_complete_ = joined > 0 && gone == size();
+  Fail("operations: " + operation + " fails on rank " + std::to_string(rank) +
+       " although no rank has ended without it");
 }
 
 void World::CheckBound(const Action& action) {
@@ -974,7 +1065,7 @@ void World::EndPhase() {
       return kBegin;
     }
     // Responses follow the rounds: a join ends here.
-    if (join_complete_) {
+    if (joined_ > 0 && joined_ + first.member.ended().Count() == size()) {
       happened_ = true;
       happened_synchronously_ = true;
       for (auto& rank : ranks_) {
@@ -983,8 +1074,8 @@ void World::EndPhase() {
           rank->join_done = true;
         }
       }
-      join_complete_ = false;
     }
+    joined_ = 0;
     wanted_ = happened_synchronously_;
     happened_synchronously_ = false;
     for (const auto& rank : ranks_) {
@@ -1035,7 +1126,7 @@ void World::EndPhase() {
 }
 
 bool World::AllDrained() const {
-  return phase_ == kSnapshot && ranks_[0]->member.ended().Full() &&
+  return phase_ == kSnapshot && ranks_[0]->member.drained().Full() &&
          std::all_of(ranks_.begin(), ranks_.end(),
                      [](const auto& rank) { return rank->Finished(); });
 }
@@ -1052,6 +1143,17 @@ std::string World::Positions() const {
 }
 
 void World::CheckEnd() {
+  for (const auto& rank : ranks_) {
+    for (const auto& name : rank->sync_sent) {
+      if (std::all_of(setting_.programs.begin(), setting_.programs.end(),
+                      [&](const auto& program) {
+                        return Submits(program, name);
+                      })) {
+        Fail("operations: " + name +
+             " has not completed although every rank submitted it");
+      }
+    }
+  }
   for (const auto& entry : logs) {
     const auto& name = entry.first;
     const auto& log = entry.second;
@@ -1174,6 +1276,11 @@ Outcome World::Run() {
   }
   outcome.cycles = cycle_;
   outcome.in_parts = in_parts_;
+  outcome.lost = lost_;
+  outcome.left = left_;
+  for (const auto& group : setting_.groups) {
+    outcome.questions.push_back(questions_[group.name]);
+  }
   int64_t active = 0;
   for (const auto& entry : logs) {
     outcome.rounds += static_cast<int64_t>(entry.second.results.size());
@@ -1208,10 +1315,11 @@ std::vector<Op> ParseProgram(const std::vector<std::string>& words) {
   static const std::map<std::string, Op::Type> types = {
       {"compute", Op::kCompute}, {"submit", Op::kSubmit}, {"part", Op::kPart},
       {"wait", Op::kWait},       {"poll", Op::kPoll},
-      {"sync", Op::kSync},       {"start", Op::kStart},
+      {"drop", Op::kDrop},       {"sync", Op::kSync},
+      {"start", Op::kStart},     {"set", Op::kAddSet},
       {"barrier", Op::kBarrier}, {"flush", Op::kFlush},
-      {"join", Op::kJoin},       {"retire", Op::kRetire},
-      {"mistake", Op::kMistake}};
+      {"leave", Op::kLeave},     {"join", Op::kJoin},
+      {"retire", Op::kRetire},   {"mistake", Op::kMistake}};
   std::vector<Op> program;
   for (const auto& word : words) {
     const auto colon = word.find(':');
@@ -1331,6 +1439,7 @@ Setting RandomSetting(uint64_t seed, int max_size) {
     }
   }
 
+  Random loose(seed * 2 + 7);
   const int segments = 1 + random.Below(4);
   std::vector<bool> joined(size, false);
   auto nobody_joined = [&joined] {
@@ -1345,6 +1454,7 @@ Setting RandomSetting(uint64_t seed, int max_size) {
     const std::string name = setting.groups[random.Below(groups)].name;
     const std::string id = std::to_string(segment);
     const bool complete = nobody_joined();
+    const bool leaves = !full && loose.Chance(20);
     for (int rank = 0; rank < size; ++rank) {
       if (joined[rank]) {
         continue;
@@ -1359,7 +1469,17 @@ Setting RandomSetting(uint64_t seed, int max_size) {
       } else if (kind == 0) {
         program.push_back({Op::kSync, "S" + id});
       } else if (kind == 1) {
-        program.push_back({Op::kFlush, name});
+        if (leaves) {
+          // An error that the program catches: it goes on with the group.
+          const bool wrong = own.Chance(30);
+          program.push_back({wrong ? Op::kLeave : Op::kFlush, name});
+          program.push_back({Op::kSubmit, name});
+          program.push_back({own.Chance(30) ? Op::kDrop : Op::kWait, name});
+          program.push_back({Op::kSubmit, name});
+          program.push_back({Op::kWait, name});
+        } else {
+          program.push_back({Op::kFlush, name});
+        }
       } else if (kind == 2 && own.Chance(50)) {
         program.push_back({Op::kCompute, "", own.Below(10)});
       } else if (kind == 3 && complete) {
@@ -1374,20 +1494,55 @@ Setting RandomSetting(uint64_t seed, int max_size) {
       }
     }
   }
-  if (!nobody_joined() || random.Chance(20)) {
-    for (int rank = 0; rank < size; ++rank) {
-      if (!joined[rank]) {
-        setting.programs[rank].push_back({Op::kJoin, ""});
+  bool joins = !nobody_joined() || random.Chance(20);
+
+  // Operations that some ranks do not wait for, or never submit. Each rank
+  // waits for some first ones at most, in the same order, so that none can wait
+  // for another that is at a later one.
+  const int operations = loose.Chance(40) ? 1 + loose.Below(4) : 0;
+  const bool sets = nobody_joined() && loose.Chance(30);
+  joins = joins && !(sets && operations > 0);
+  std::vector<bool> is_set(operations);
+  for (int i = 0; i < operations; ++i) {
+    is_set[i] = sets && loose.Chance(50);
+  }
+  for (int rank = 0; rank < size; ++rank) {
+    if (joined[rank]) {
+      continue;
+    }
+    auto& program = setting.programs[rank];
+    const int most = loose.Chance(50) ? operations : loose.Below(operations + 1);
+    bool left = false;
+    for (int i = 0; i < operations; ++i) {
+      const std::string name = "U" + std::to_string(i);
+      program.push_back({Op::kCompute, "", loose.Below(6)});
+      if (!full && loose.Chance(30)) {
+        const auto& group = setting.groups[loose.Below(groups)].name;
+        program.push_back({Op::kSubmit, group});
+        program.push_back({Op::kWait, group});
       }
+      if (i < most && is_set[i]) {
+        program.push_back({Op::kAddSet, name});
+      } else if (i < most && loose.Chance(60)) {
+        program.push_back({Op::kSync, name});
+      } else if (!is_set[i] && (i < most || loose.Chance(30))) {
+        program.push_back({Op::kStart, name});
+        left = true;
+      }
+    }
+    // (Horovod counts what a rank has submitted before it joined as another's.)
+    if (joins && !left && (operations == 0 || loose.Chance(80))) {
+      program.push_back({Op::kJoin, ""});
     }
   }
   return setting;
 }
 
 std::string Describe(const Setting& setting) {
-  static const char* names[] = {"compute", "submit",  "part",  "wait",  "poll",
-                                "sync",    "start",   "barrier", "flush",
-                                "join",    "retire",  "mistake"};
+  static const char* names[] = {"compute", "submit", "part",   "wait",
+                                "poll",    "sync",   "start",  "set",
+                                "barrier", "flush",  "leave",  "drop",
+                                "join",    "retire", "mistake"};
   std::ostringstream out;
   out << "seed " << setting.seed << ", " << setting.size << " ranks\n";
   for (const auto& group : setting.groups) {

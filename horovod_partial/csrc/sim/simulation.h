@@ -21,10 +21,14 @@ struct Op {
     kPart,    // the next part of a submission, not the last one
     kWait,    // synchronize(handle) of the group's submission
     kPoll,    // poll(handle) until it says yes
-    kSync,    // a synchronous operation of Horovod's
+    kSync,    // a synchronous operation of Horovod's; it may fail once a rank
+              // has ended without it
     kStart,   // one that the program does not wait for
+    kAddSet,  // add_process_set, which likewise goes past the operations' queue
     kBarrier, // one that Horovod cannot see, inside excused()
     kFlush,
+    kLeave,   // flush(), which an error ends before replicas are compared
+    kDrop,    // kWait, which an error ends before a heal
     kJoin, // with a mistake, if it names a group: see kMistake
     kRetire, // the optimizer goes away, and is not made anew
     kMistake, // asks for the group with other settings than all other ranks
@@ -34,8 +38,8 @@ struct Op {
   int amount = 1;
 };
 
-// "submit:A", "part:A", "wait:A", "poll:A", "sync:S", "start:S", "barrier:B", "flush:A",
-// "join", "join:A" (which makes a mistake first, and does not wait for the answer),
+// "submit:A", "part:A", "wait:A", "drop:A", "poll:A", "sync:S", "start:S", "set:P", "barrier:B",
+// "flush:A", "leave:A", "join", "join:A" (which makes a mistake first, and does not wait for the answer),
 // "retire:A", "mistake:A", "compute:3", and "step:A" for submit and wait. Throws
 // std::invalid_argument.
 std::vector<Op> ParseProgram(const std::vector<std::string>& words);
@@ -60,6 +64,7 @@ enum class Fault {
   kNoFollowUp,    // the host sleeps although a cycle is due at once
   kLateChange,    // one rank hears of auto's K an exchange later
   kNoCutShort,    // a rank that waits in the middle of a step holds up its round
+  kForgetLeft,    // an ended rank does not say what it left outstanding
 };
 
 struct Setting {
@@ -84,6 +89,10 @@ struct Outcome {
   int64_t changes = 0; // of K, under auto
   int64_t in_parts = 0; // rounds that did not go as a whole
   int64_t cut_short = 0;
+  // Operations that failed because a rank had ended: "2:S", on rank 2.
+  std::vector<std::string> lost;
+  int64_t left = 0; // times that ranks left a heal
+  std::vector<int64_t> questions; // of policy auto, by group
   // Of all rounds that are no flushes, over all groups.
   double mean_active = 0;
 };

@@ -2,6 +2,7 @@
 as HOW says. A MODULE of stock Horovod trains partially by HOROVOD_PARTIAL_POLICY."""
 
 import importlib
+import os
 import sys
 import time
 
@@ -10,6 +11,8 @@ from trainer import Trainer
 
 def train(module, how):
     hvd = importlib.import_module(module)
+    if how == "outstanding":
+        os.environ["HOROVOD_DYNAMIC_PROCESS_SETS"] = "1"
     hvd.init()
     settings = (dict(policy="first:2", staleness_bound=2) if module.startswith("horovod_partial")
                 else {})
@@ -45,6 +48,8 @@ def train(module, how):
         over = time.monotonic() + 4
         while time.monotonic() < over:
             trainer.step()
+    if how == "outstanding":
+        left = share_what_is_left(hvd, trainer)  # noqa: F841
     print(f"rank {hvd.rank()} did {steps} steps and {trainer.optimizer.round} rounds", flush=True)
     if how == "unmatched":
         # Nobody has the counterpart, and nobody is left who could submit it.
@@ -56,6 +61,26 @@ def train(module, how):
     if how == "exit0":
         sys.exit(0)
     return steps
+
+
+def share_what_is_left(hvd, trainer):
+    """Rank 0 ends with an operation outstanding. That one alone can still complete, with rank 1, while
+    the others are in join(), which returns although rank 0 does not call it."""
+    import torch
+
+    if hvd.rank() == 0:
+        return hvd.allreduce_async(torch.ones(1), name="left", op=hvd.Sum)
+    if hvd.rank() == 1:
+        for lost in (lambda: hvd.allreduce(torch.ones(1), name="another"),
+                     lambda: hvd.add_process_set([0, 1])):
+            try:
+                lost()
+            except trainer.gone:
+                print("rank 1 could not", flush=True)
+        total = hvd.allreduce(torch.ones(1), name="left", op=hvd.Sum).item()
+        print(f"with what rank 0 left: {total}", flush=True)
+    hvd.join()
+    return None
 
 
 if __name__ == "__main__":
