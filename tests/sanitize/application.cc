@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <condition_variable>
 #include <cstring>
+#include <iterator>
 #include <mutex>
 #include <thread>
 
@@ -165,6 +166,8 @@ private:
 };
 
 constexpr int64_t kExact = 7, kSingle = 15, kSmall = 5;
+constexpr int kTensors = 4;
+constexpr int kParts[] = {1, 1, 2}; // how many tensors each one has
 constexpr uint16_t kHalfOne = 0x3c00, kBFloatOne = 0x3f80;
 
 } // namespace
@@ -213,18 +216,20 @@ Replica::Replica(std::string name, Settings settings)
   const int dims[] = {1, 2, 1, 1};
   const int64_t shapes[] = {kExact, 3, kSingle / 3, kSmall, kSmall};
   definition_ = Checked(horovod_partial_define(
-      name_.c_str(), 4, names, dtypes, dims, shapes, /*average=*/0, 1.0, 1.0,
+      name_.c_str(), kTensors, names, dtypes, dims, shapes, /*average=*/0, 1.0, 1.0,
       settings_.policy.c_str(), settings_.seed, settings_.staleness_bound,
       settings_.catch_up.c_str(), settings_.resync_every,
-      static_cast<int>(Healing::kInRounds), /*parts=*/0, nullptr));
+      static_cast<int>(Healing::kInRounds),
+      settings_.parts ? static_cast<int>(std::size(kParts)) : 0, kParts));
 }
 
 Replica::~Replica() { horovod_partial_undefine(definition_); }
 
 int64_t Replica::Ask(int what, const std::vector<const void*>& data,
-                     const uint64_t* digest, const std::string* payload) {
+                     const uint64_t* digest, const std::string* payload,
+                     int first) {
   return Checked(horovod_partial_ask(
-      settings_.process_set, name_.c_str(), definition_, what, /*first=*/0,
+      settings_.process_set, name_.c_str(), definition_, what, first,
       static_cast<int>(data.size()), data.data(), /*drifted=*/0, digest,
       payload ? payload->data() : nullptr,
       payload ? static_cast<int64_t>(payload->size()) : 0));
@@ -278,14 +283,32 @@ bool Replica::Take(int64_t ticket, bool heals_by_check, std::string* replica) {
   return answer.again;
 }
 
-void Replica::Step(double value, bool polls) {
-  std::fill(exact_gradient_.begin(), exact_gradient_.end(), value);
-  std::fill(single_gradient_.begin(), single_gradient_.end(),
-            static_cast<float>(value));
+int64_t Replica::HandIn(double value) {
+  if (first_ == 0) {
+    std::fill(exact_gradient_.begin(), exact_gradient_.end(), value);
+    std::fill(single_gradient_.begin(), single_gradient_.end(),
+              static_cast<float>(value));
+  }
+  const std::vector<const void*> tensors = {
+      exact_gradient_.data(), single_gradient_.data(), half_gradient_.data(),
+      bfloat_gradient_.data()};
+  int end = settings_.parts ? 0 : kTensors;
+  for (const int* part = kParts; end <= first_; ++part) {
+    end += *part;
+  }
   const int64_t ticket =
-      Ask(Request::kSubmit, {exact_gradient_.data(), single_gradient_.data(),
-                             half_gradient_.data(), bfloat_gradient_.data()});
-  submitted_ += value;
+      Ask(Request::kSubmit, {tensors.begin() + first_, tensors.begin() + end},
+          nullptr, nullptr, first_);
+  submitted_ += first_ == 0 ? value : 0;
+  first_ = end % kTensors;
+  return ticket;
+}
+
+void Replica::Step(double value, bool polls) {
+  int64_t ticket = 0;
+  while (ticket == 0) {
+    ticket = HandIn(value);
+  }
   while (polls && Checked(horovod_partial_poll(ticket)) == 0) {
     std::this_thread::yield();
   }

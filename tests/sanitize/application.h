@@ -45,6 +45,8 @@ struct Settings {
   int64_t resync_every = 0;
   uint64_t seed = 0;
   int process_set = 0;
+  // Steps come in parts, as with bucket_cap_mb.
+  bool parts = false;
 };
 
 // A partial group, and the replica that its rounds update: each element is the
@@ -59,6 +61,9 @@ public:
   // std::invalid_argument when ranks disagree, and Gone. `polls`: asks again and
   // again instead of blocking.
   void Step(double value, bool polls = false);
+  // Hands in the next part of a step, which Step() with the same value ends. All
+  // of them are in memory of the replica's, which lives until they are answered.
+  int64_t HandIn(double value);
   void Flush();
   // The send buffer and the pending rounds, as a checkpoint has them, in bytes.
   // Any thread may ask.
@@ -71,6 +76,8 @@ public:
   void Retire();
 
   double weight() const { return exact_.front(); }
+  // The same number, of another part.
+  double later_weight() const { return single_.back(); }
   // The number of rounds applied.
   int64_t round() const { return round_; }
   double submitted() const { return submitted_; }
@@ -81,7 +88,7 @@ public:
 private:
   int64_t Ask(int what, const std::vector<const void*>& data = {},
               const uint64_t* digest = nullptr,
-              const std::string* payload = nullptr);
+              const std::string* payload = nullptr, int first = 0);
   // Waits for an answer, applies its rounds and closes it; true: ask again.
   bool Take(int64_t ticket, bool heals_by_check, std::string* replica = nullptr);
   void Apply(int64_t ticket, int index);
@@ -94,6 +101,7 @@ private:
   std::vector<double> exact_, exact_gradient_;
   std::vector<float> single_, single_gradient_;
   std::vector<uint16_t> half_, half_gradient_, bfloat_, bfloat_gradient_;
+  int first_ = 0; // the tensors that have been handed in
   int64_t round_ = 0;
   double submitted_ = 0;
   std::string restored_;

@@ -46,6 +46,9 @@ using namespace application;
 namespace hvd = horovod::common;
 
 int rank, size;
+// Whether, in this life of Horovod, steps come in parts where a scene may have
+// it either way.
+bool parts = false;
 
 double Gradient() { return 1 << rank; }
 
@@ -58,19 +61,29 @@ void Compute() {
   }
 }
 
+// Part after part, with time in between, in which rounds begin.
+void StepByStep(Replica& replica, bool in_parts, bool polls = false) {
+  for (int i = 0; i < 2 && in_parts; ++i) {
+    replica.HandIn(Gradient());
+    Compute();
+  }
+  replica.Step(Gradient(), polls);
+}
+
 // What holds on every rank after a flush.
 void CheckReplica(const Replica& replica, bool conserves = true) {
   const double digest = replica.digest() >> 16;
   CHECK(Sum(digest, "digest") == size * digest);
   const double submitted = Sum(replica.submitted(), "submitted");
   CHECK(!conserves || replica.weight() == -submitted);
+  CHECK(!conserves || replica.later_weight() == replica.weight());
   CHECK(replica.Stat("holds") == 0 && replica.Stat("pending") == 0);
 }
 
-// Two groups that are registered in opposite order, then one on which the ranks
-// disagree: all are told.
+// Two groups that are registered in opposite order, then some on which the
+// ranks disagree: all are told.
 void Registration() {
-  Replica a("registration.a"), b("registration.b");
+  Replica a("registration.a"), b("registration.b", {.parts = true});
   const bool even = rank % 2 == 0;
   (even ? a : b).Step(Gradient());
   (even ? b : a).Step(Gradient());
@@ -79,14 +92,19 @@ void Registration() {
   CheckReplica(a);
   CheckReplica(b);
 
-  Replica odd("registration.odd", {.staleness_bound = rank == 1 ? 3 : 4});
-  bool refused = false;
-  try {
-    odd.Step(Gradient());
-  } catch (const std::invalid_argument&) {
-    refused = true;
+  const std::pair<const char*, application::Settings> settings[] = {
+      {"registration.odd", {.staleness_bound = rank == 1 ? 3 : 4}},
+      {"registration.parts", {.parts = rank == 1}}};
+  for (const auto& [name, setting] : settings) {
+    Replica odd(name, setting);
+    bool refused = false;
+    try {
+      odd.Step(Gradient());
+    } catch (const std::invalid_argument&) {
+      refused = true;
+    }
+    CHECK(refused);
   }
-  CHECK(refused);
 }
 
 // All ranks as fast as they can, with threads that ask for statistics, save
@@ -97,10 +115,12 @@ void Rounds(int steps) {
   for (int p = 0; p < 5; ++p) {
     const std::string name = std::string("rounds.") + policies[p];
     const std::string catch_up = catch_ups[p % 3];
+    const bool in_parts = parts == (p % 2 == 0);
     Replica replica(name, {.policy = policies[p],
                            .staleness_bound = 2 + p,
                            .catch_up = catch_up,
-                           .resync_every = p == 1 ? 5 : 0});
+                           .resync_every = p == 1 ? 5 : 0,
+                           .parts = in_parts});
     std::atomic<bool> over{false};
     std::thread reader([&] {
       while (!over) {
@@ -110,9 +130,10 @@ void Rounds(int steps) {
       }
     });
     std::thread beside([&] {
-      Replica other(name + ".beside", {.policy = "first:2"});
+      Replica other(name + ".beside",
+                    {.policy = "first:2", .parts = !in_parts});
       for (int i = 0; i < steps; ++i) {
-        other.Step(Gradient(), /*polls=*/i % 2 == 0);
+        StepByStep(other, !in_parts, /*polls=*/i % 2 == 0);
       }
       other.Flush();
     });
@@ -123,7 +144,7 @@ void Rounds(int steps) {
     });
     for (int i = 0; i < steps; ++i) {
       Compute();
-      replica.Step(Gradient(), /*polls=*/i % 5 == 0);
+      StepByStep(replica, in_parts, /*polls=*/i % 5 == 0);
     }
     beside.join();
     synchronous.join();
@@ -138,7 +159,9 @@ void Rounds(int steps) {
 // staleness bound: it is passive, its pending rounds merge, its next submission
 // is late, and its replica heals.
 void LateSubmissions() {
-  Replica replica("late", {.policy = "first:3", .staleness_bound = 2});
+  Replica replica("late", {.policy = "first:3",
+                           .staleness_bound = 2,
+                           .parts = parts});
   const bool last = rank == size - 1;
   for (int i = 0; i < 5 && !last; ++i) {
     replica.Step(Gradient());
@@ -157,10 +180,51 @@ void LateSubmissions() {
   CheckReplica(replica);
 }
 
+// The first rank waits elsewhere in the middle of a step with which a round has
+// begun: the others go on without its later parts, which come with another
+// round. Then the last rank flushes in the middle of a step.
+void CutShort() {
+  Replica replica("cut short", {.policy = "solo",
+                                .staleness_bound = 100,
+                                .parts = true});
+  replica.Step(Gradient());
+  replica.Flush();
+  const double before = replica.Stat("parts");
+  Barrier();
+  auto until_begun = [&replica, before] {
+    while (replica.Stat("parts") == before) {
+      std::this_thread::yield();
+    }
+  };
+  if (rank == 0) {
+    replica.HandIn(Gradient());
+    until_begun();
+    Sum(1, "in the middle");
+    replica.Step(Gradient());
+  } else {
+    until_begun();
+    replica.Step(Gradient());
+    replica.Step(Gradient());
+    Sum(1, "in the middle");
+  }
+  CHECK(replica.Stat("cut_short") == (rank == 0 ? 1 : 0));
+  replica.Flush();
+  CheckReplica(replica);
+
+  if (rank == size - 1) {
+    replica.HandIn(Gradient());
+  }
+  replica.Flush();
+  replica.Step(Gradient());
+  replica.Flush();
+  CheckReplica(replica);
+}
+
 // Rounds until one heals: a round that all ranks were ready for at once, before
 // an exchange had told them that a heal is due, goes without.
 void Heal() {
-  Replica replica("heal", {.policy = "full", .resync_every = 1});
+  Replica replica("heal",
+                  {.policy = "full", .resync_every = 1, .parts = parts});
   for (int i = 0; i < 1000 && replica.Stat("heals") == 0; ++i) {
     replica.Step(Gradient());
   }
@@ -169,9 +233,11 @@ void Heal() {
   CheckReplica(replica);
 }
 
-// Ranks with uneven numbers of steps.
+// Ranks with uneven numbers of steps. One joins in the middle of a step.
 void Joins() {
-  Replica replica("join", {.policy = "solo", .staleness_bound = 2});
+  Replica replica("join", {.policy = "solo",
+                           .staleness_bound = 2,
+                           .parts = parts});
   for (int i = 0; i < 3 * (rank + 1); ++i) {
     replica.Step(Gradient());
   }
@@ -179,13 +245,19 @@ void Joins() {
     // A flush while the others are in join().
     replica.Flush();
   }
+  if (rank == 1 && parts) {
+    replica.HandIn(Gradient());
+  }
   Replica::JoinServing({&replica});
+  if (rank == 1 && parts) {
+    replica.Step(Gradient());
+  }
   replica.Flush();
   CheckReplica(replica);
 }
 
 void Excused() {
-  Replica replica("excused", {.policy = "quorum:4"});
+  Replica replica("excused", {.policy = "quorum:4", .parts = parts});
   if (rank == 1) {
     horovod_partial_excused(1);
     Barrier();
@@ -200,15 +272,20 @@ void Excused() {
   CheckReplica(replica);
 }
 
-// A checkpoint's send buffer, and a group that ends on all ranks and begins
-// anew.
+// A checkpoint's send buffer, and a group that ends on all ranks, on one in the
+// middle of a step, and begins anew.
 void Checkpoints() {
   for (int life = 0; life < 2; ++life) {
-    Replica replica("checkpoint", {.policy = "solo", .seed = 7u + life});
+    Replica replica("checkpoint", {.policy = "solo",
+                                   .seed = 7u + life,
+                                   .parts = parts});
     replica.Step(Gradient());
     replica.Restore(3 * Gradient());
     replica.Flush();
     CheckReplica(replica);
+    if (rank == 1 && parts) {
+      replica.HandIn(Gradient());
+    }
     replica.Retire();
   }
 }
@@ -218,7 +295,9 @@ void ProcessSets() {
   const int set = hvd::horovod_add_process_set(ranks.data(), 3);
   CHECK(set > 0);
   if (rank != 1) {
-    Replica replica("set", {.policy = "solo", .process_set = set});
+    Replica replica("set", {.policy = "solo",
+                            .process_set = set,
+                            .parts = parts});
     for (int i = 0; i < 3; ++i) {
       replica.Step(Gradient());
     }
@@ -228,9 +307,10 @@ void ProcessSets() {
   CHECK(hvd::horovod_remove_process_set(set) == set);
 }
 
-// Ranks end one after the other; those that go on are not disturbed.
+// Ranks end one after the other, the first one in the middle of a step; those
+// that go on are not disturbed.
 void End() {
-  Replica replica("end", {.policy = "first:2"});
+  Replica replica("end", {.policy = "first:2", .parts = parts});
   replica.Step(Gradient());
   Barrier();
   for (int i = 0; i < 4 * rank; ++i) {
@@ -245,6 +325,8 @@ void End() {
       gone = true;
     }
     CHECK(gone);
+  } else if (rank == 0 && parts) {
+    replica.HandIn(Gradient());
   }
   horovod_partial_end(1);
   while (!horovod_partial_drained()) {
@@ -275,10 +357,12 @@ int All(int steps, const std::string& timeline) {
     }
     Begin();
     CHECK(size == 4);
+    parts = !parts;
     const std::pair<const char*, std::function<void()>> scenes[] = {
         {"registration", Registration},
         {"rounds", [steps] { Rounds(steps); }},
         {"late submissions", LateSubmissions},
+        {"cut short", CutShort},
         {"heal", Heal},
         {"joins", Joins},
         {"excused", Excused},
@@ -298,7 +382,10 @@ int All(int steps, const std::string& timeline) {
 int Fault(const std::string& how) {
   Begin();
   const bool victim = rank == size - 1 && how != "killed";
-  Replica replica("fault", {.policy = "majority", .staleness_bound = 2});
+  const bool in_parts = how != "shutdown";
+  Replica replica("fault", {.policy = "majority",
+                            .staleness_bound = 2,
+                            .parts = in_parts});
   std::atomic<bool> over{false};
   auto until_gone = [&over](const std::function<void()>& act) {
     return [&over, act] {
@@ -316,7 +403,7 @@ int Fault(const std::string& how) {
   try {
     for (int step = 0; step < 20 || !victim; ++step) {
       Compute();
-      replica.Step(Gradient());
+      StepByStep(replica, in_parts);
       if (step == 20) {
         std::cout << "rank " << rank << " did step 20" << std::endl;
       }
@@ -325,6 +412,7 @@ int Fault(const std::string& how) {
     gone = true;
   }
   if (victim && how == "exit") {
+    replica.HandIn(Gradient());
     std::_Exit(3);
   }
   hvd::horovod_shutdown();
