@@ -16,7 +16,11 @@ SURVIVOR = ROOT / "tests/integration/scripts/survivor.py"
 FULL = os.environ.get("HOROVOD_PARTIAL_TEST_HOSTS") == "full"
 full = pytest.mark.skipif(not FULL, reason="long: make test-hosts")
 pytestmark = pytest.mark.timeout(2000)
-SHORT = "test_replay or test_flush"
+# Late ranks, flushes, synchronous operations in between, and replicas that are the same after all that.
+SHORT = " or ".join([
+    "test_a_late_rank_returns", "test_flush_carries",
+    "(test_synchronous_operations_at_any_time and majority)",
+    "(test_replicas_are_identical and momentum)"])
 # What a link changes is what goes over it, and when. Wrong calls, dtypes, kinds of optimizers and the
 # policies between the extremes are as they are on one host.
 CORE = ("not test_bad_input and (not first or opposite_order) and (not float or float32) and "
@@ -24,13 +28,13 @@ CORE = ("not test_bad_input and (not first or opposite_order) and (not float or 
             "quorum", "dtype", "bit_for_bit", "test_full_trains", "adamw", "rmsprop", "adagrad")))
 
 
-@pytest.mark.parametrize("framework, size, select", [
-    pytest.param("torch", 2, SHORT, id="torch-2-short"),
-    pytest.param("torch", 4, CORE, id="torch-4", marks=full),
-    pytest.param("tensorflow", 2, "test_replicas", id="tensorflow-2", marks=full),
+@pytest.mark.parametrize("framework, size, select, least", [
+    pytest.param("torch", 2, SHORT, 5, id="torch-2-short"),
+    pytest.param("torch", 4, CORE, 90, id="torch-4", marks=full),
+    pytest.param("tensorflow", 2, "test_replicas", 15, id="tensorflow-2", marks=full),
 ])
-def test_bodies(start, link, hosts, tmp_path, capsys, framework, size, select):
-    """The bodies that all frameworks share."""
+def test_bodies(start, link, hosts, tmp_path, capsys, framework, size, select, least):
+    """The bodies that all frameworks share: so many at least, or words no longer match."""
     lost = link.lost
     # The time limit of a body is for what hangs, not for a link that is slow.
     job = start(size, PARALLEL / "run_rank.py", PARALLEL / "shared", "-vv", "--timeout=300",
@@ -39,7 +43,10 @@ def test_bodies(start, link, hosts, tmp_path, capsys, framework, size, select):
                      "HOROVOD_PARTIAL_TEST_FRAMEWORK": framework})
     follow(job, capsys)
     statuses = [job.end(rank, timeout=60) for rank in range(size)]
-    assert statuses == [0] * size, "".join(job.output)[-8000:]
+    output = "".join(job.output)
+    assert statuses == [0] * size, output[-8000:]
+    passed = [int(count) for count in re.findall(r"(\d+) passed", output)]
+    assert len(passed) == size and min(passed) >= least, output[-8000:]
     assert link.lost > lost  # or the link was no trial
 
 
@@ -60,8 +67,10 @@ def test_a_killed_rank_is_an_error_on_both_hosts(start, hosts, victim):
     job = start(4, SURVIVOR, "torch", 0, hosts=hosts("torch"))
     job.wait_for(*[f"rank {rank} did step 20" for rank in range(4)])
     job.ranks[victim].kill()
+    job.end(victim)
     survivors = set(range(4)) - {victim}
-    job.wait_for(*[f"rank {rank} noticed" for rank in survivors], timeout=20)
+    # As on one host: what is lost on the link is sent again within a second.
+    job.wait_for(*[f"rank {rank} noticed" for rank in survivors], timeout=10)
     for rank in survivors:
         assert job.end(rank) == 7, "".join(job.output)
 

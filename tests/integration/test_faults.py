@@ -32,7 +32,8 @@ def check_survivors(job, noticing, statuses):
         assert job.end(rank) == status, "".join(job.output)
 
 
-# Where the victim kills itself, and where ranks 0, 1 and 2 are meanwhile ("-" is the victim).
+# Where the victim kills itself (or ends: ENDS), and where ranks 0, 1 and 2 are meanwhile ("-" is the
+# victim). In PyTorch; what differs in other frameworks, in these as well.
 DEATHS = [
     ("computing", "-", "step", "flush"),
     ("computing", "join", "polled", "-"),
@@ -40,11 +41,14 @@ DEATHS = [
     ("computing", "step", "-", "removing a process set"),
     ("submitting", "step", "join", "-"),
     ("before a round", "synchronous", "-", "polled"),
+    ("raising before a round", "-", "step", "flush"),
+    ("raising before a round", "round", "-", "computing"),
     ("in the middle of a round", "-", "excused", "computing"),
     ("in the middle of a round", "synchronous", "-", "join"),
     ("in the middle of a round", "-", "draining", "step"),
     ("between two buckets", "-", "step", "flush"),
     ("between two buckets", "flush", "-", "computing"),
+    ("exiting with buckets handed in", "-", "synchronous", "step"),
     ("flushing", "round", "-", "polled round"),
     ("comparing", "flush", "flush", "-"),
     ("before a transfer", "-", "drifted flush", "join"),
@@ -56,22 +60,36 @@ DEATHS = [
     ("registering", "-", "step", "round"),
     ("draining", "step", "-", "round"),
 ]
+TENSORFLOW = [
+    ("raising before a round", "step", "-", "synchronous"),
+    ("in the middle of a round", "-", "step", "excused"),
+    ("before a transfer", "drifted flush", "join", "-"),
+    ("registering", "flush", "-", "step"),
+    ("draining", "-", "round", "step"),
+]
+# The exit status of victims that are not killed.
+ENDS = {"raising before a round": 1, "exiting with buckets handed in": 3}
 
 
-@pytest.mark.parametrize("death, places", [(death, places) for death, *places in DEATHS],
-                         ids=lambda value: "/".join(value) if isinstance(value, list) else value)
-def test_a_death_at_any_point(start, spawn, tmp_path, death, places):
+@pytest.mark.parametrize("framework, death, places", [
+    *[("torch", death, places) for death, *places in DEATHS],
+    *[("tensorflow", death, places) for death, *places in TENSORFLOW],
+], ids=lambda value: "/".join(value) if isinstance(value, list) else value)
+def test_a_death_at_any_point(start, spawn, fork_server, tmp_path, framework, death, places):
     victim = places.index("-")
     survivors = {0, 1, 2} - {victim}
-    job = start(3, KILLED, tmp_path, victim, death, *places, spawn=spawn)
+    job = start(3, KILLED, framework, tmp_path, victim, death, *places,
+                spawn=spawn if framework == "torch" else fork_server(framework).spawn)
     job.wait_for(*[f"rank {rank} is in place" for rank in survivors])
     (tmp_path / "go").touch()
-    assert job.end(victim) == -signal.SIGKILL, "".join(job.output)
+    assert job.end(victim) == ENDS.get(death, -signal.SIGKILL), "".join(job.output)
     (tmp_path / "dead").touch()
     # Who drains has no application any longer that could get the error.
     noticing = [rank for rank in survivors if places[rank] != "draining"]
-    check_survivors(job, noticing, {
-        rank: 7 if rank == 1 and rank in noticing else 0 for rank in survivors})
+    job.wait_for(*[f"rank {rank} noticed" for rank in noticing], timeout=NOTICE)
+    (tmp_path / "noticed").touch()
+    for rank in survivors:
+        assert job.end(rank) == (7 if rank == 1 and rank in noticing else 0), "".join(job.output)
 
 
 @pytest.mark.parametrize("framework, victim, places", [

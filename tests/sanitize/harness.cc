@@ -22,6 +22,7 @@
 #include <atomic>
 #include <csignal>
 #include <cstdlib>
+#include <filesystem>
 #include <iostream>
 #include <random>
 #include <string>
@@ -49,6 +50,19 @@ int rank, size;
 // Whether, in this life of Horovod, steps come in parts where a scene may have
 // it either way.
 bool parts = false;
+
+// With other processes: none is left when Horovod is down, or a rank could wait
+// for one that will not send any more.
+int Connections() {
+  int sockets = 0;
+  for (const auto& file :
+       std::filesystem::directory_iterator("/proc/self/fd")) {
+    std::error_code gone; // what lists the directory
+    const auto what = std::filesystem::read_symlink(file, gone).string();
+    sockets += what.rfind("socket:", 0) == 0;
+  }
+  return sockets;
+}
 
 double Gradient() { return 1 << rank; }
 
@@ -394,6 +408,7 @@ void Begin() {
 }
 
 int All(int steps, const std::string& timeline) {
+  const int connections = Connections();
   const std::vector<std::pair<const char*, std::string>> lives[] = {
       {{"HOROVOD_EVENT_DRIVEN", "0"}},
       {{"HOROVOD_EVENT_DRIVEN", "1"}},
@@ -425,11 +440,13 @@ int All(int steps, const std::string& timeline) {
         std::cout << scene.first << ": fine" << std::endl;
       }
     }
+    CHECK(Connections() == connections);
   }
   return 0;
 }
 
 int Fault(const std::string& how) {
+  const int connections = Connections();
   Begin();
   const bool victim = rank == size - 1 && how != "killed";
   const bool in_parts = how != "shutdown";
@@ -470,6 +487,7 @@ int Fault(const std::string& how) {
   reader.join();
   synchronous.join();
   CHECK(gone != victim);
+  CHECK(Connections() == connections);
   std::cout << "rank " << rank << " noticed" << std::endl;
   return 0;
 }

@@ -1,10 +1,12 @@
-"""Three ranks, of which one kills itself at a scripted place while the others stand at scripted places.
+"""Three ranks, of which one kills itself (or fails, or exits) at a scripted place while the others
+stand at scripted places.
 
-    killed.py DIRECTORY VICTIM DEATH PLACE PLACE PLACE
+    killed.py tensorflow|torch DIRECTORY VICTIM DEATH PLACE PLACE PLACE
 
 The file DIRECTORY/go says that all survivors are in place (one for each rank; the victim's own is not
-used), DIRECTORY/dead that the victim is gone. A survivor that gets its error says "noticed" and tries
-everything else as well; then rank 1 exits with an error, 7, and the others as if nothing were.
+used), DIRECTORY/dead that the victim is gone. A survivor that gets its error says "noticed". When
+DIRECTORY/noticed says that all have, it tries everything else as well; then rank 1 exits with an
+error, 7, and the others as if nothing were.
 """
 
 import os
@@ -15,12 +17,11 @@ import sys
 import threading
 import time
 
-import torch
+from horovod.common.exceptions import HorovodInternalError
 
-import horovod_partial.torch as hvd
 from horovod_partial import _native, groups
 
-directory, victim, death, *places = sys.argv[1:]
+framework, directory, victim, death, *places = sys.argv[1:]
 directory, victim = pathlib.Path(directory), int(victim)
 
 LARGE = 1 << 22  # elements: a round of them takes longer than noticing that a part has been sent
@@ -58,19 +59,58 @@ def die_once_more(measure):
     threading.Thread(target=watch).start()
 
 
-weight = torch.nn.Parameter(torch.zeros(LARGE if "middle" in death else 4))
-bias = torch.nn.Parameter(torch.zeros(4))
+elements = LARGE if "middle" in death else 4
+settings = {"policy": "solo", "staleness_bound": 4}
 
+if framework == "torch":
+    import torch
 
-def step():
-    optimizer.zero_grad()
-    loss = (weight * 2.0**hvd.rank()).sum()
-    (loss + (bias * 2.0**hvd.rank()).sum()).backward()  # the bias comes first
-    optimizer.step()
+    import horovod_partial.torch as hvd
 
+    Gone = HorovodInternalError
+    weight = torch.nn.Parameter(torch.zeros(elements))
+    bias = torch.nn.Parameter(torch.zeros(4))
 
-def one():
-    return torch.ones(4)
+    def make():
+        return hvd.DistributedOptimizer(
+            torch.optim.SGD([weight, bias], lr=1.0, momentum=0.9), op=hvd.Sum,
+            bucket_cap_mb=1e-6 if "buckets" in death else None, **settings)
+
+    def backward():
+        optimizer.zero_grad()
+        loss = (weight * 2.0**hvd.rank()).sum()
+        (loss + (bias * 2.0**hvd.rank()).sum()).backward()  # the bias comes first
+
+    def step():
+        backward()
+        optimizer.step()
+
+    def one():
+        return torch.ones(4)
+else:
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+    import keras
+    import tensorflow as tf
+
+    import horovod_partial.tensorflow as hvd
+
+    Gone = (HorovodInternalError, tf.errors.OpError)  # outside and inside of a graph
+    weight, bias = (keras.Variable(tf.zeros(n)) for n in (elements, 4))
+
+    def make():
+        made = hvd.DistributedOptimizer(keras.optimizers.SGD(1.0, momentum=0.9), op=hvd.Sum,
+                                        **settings)
+        made.build([weight, bias])
+        return made
+
+    @tf.function
+    def step():
+        code = tf.constant(2.0**hvd.rank())
+        optimizer.apply([tf.fill(v.shape, code) for v in (weight, bias)], [weight, bias])
+
+    def one():
+        return tf.ones(4)
 
 
 def polled():
@@ -147,22 +187,40 @@ def before_a_round():
     step()
 
 
+def raising_before_a_round():
+    def fail(_):
+        raise RuntimeError("a bug in a hook")
+
+    optimizer.register_before_round(fail)
+    step()
+
+
 def in_the_middle_of_a_round():
     die_once_more(sent)
     step()
     threading.Event().wait()
 
 
+def until_the_first_bucket_is_reduced():
+    stats = optimizer.stats()
+    # After rounds of the others alone, buckets wait for the last one.
+    while stats["parts"] % 2 == 0 and stats["pending"] == 0:
+        stats = optimizer.stats()
+
+
 def between_two_buckets():
     def die_when_the_first_is_reduced(gradient):
-        stats = optimizer.stats()
-        # After rounds of the others alone, buckets wait for the last one.
-        while stats["parts"] % 2 == 0 and stats["pending"] == 0:
-            stats = optimizer.stats()
+        until_the_first_bucket_is_reduced()
         die()
 
     weight.register_hook(die_when_the_first_is_reduced)
     step()
+
+
+def exiting_with_buckets_handed_in():
+    backward()
+    until_the_first_bucket_is_reduced()
+    sys.exit(3)
 
 
 def flushing():
@@ -221,8 +279,10 @@ DEATHS = {
     "computing": die,
     "submitting": submitting,
     "before a round": before_a_round,
+    "raising before a round": raising_before_a_round,
     "in the middle of a round": in_the_middle_of_a_round,
     "between two buckets": between_two_buckets,
+    "exiting with buckets handed in": exiting_with_buckets_handed_in,
     "flushing": flushing,
     "comparing": comparing,
     "before a transfer": before_a_transfer,
@@ -239,10 +299,10 @@ hvd.init()
 rank = hvd.rank()
 if any("process set" in place for place in places):
     two = hvd.add_process_set(sorted({victim, (victim + 1) % 3}))
-optimizer = hvd.DistributedOptimizer(
-    torch.optim.SGD([weight, bias], lr=1.0, momentum=0.9), op=hvd.Sum, policy="solo",
-    staleness_bound=4, bucket_cap_mb=1e-6 if "buckets" in death else None)
+optimizer = make()
 optimizer.flush()
+if framework == "tensorflow":
+    step.get_concrete_function()  # tracing may take seconds
 if rank == victim:
     until("go")
     DEATHS[death]()
@@ -251,12 +311,14 @@ print(f"rank {rank} is in place", flush=True)
 try:
     PLACES[places[rank]]()
     raise AssertionError(f"rank {rank}: no error in {places[rank]}")
-except hvd.HorovodInternalError:
+except Gone as error:
+    assert "Horovod" in type(error).__name__ + str(error), error
     print(f"rank {rank} noticed", flush=True)
+until("noticed")  # by all: none may owe it to the end of another survivor
 for place in ("step", "round", "flush", "join", "synchronous"):
     try:
         PLACES[place]()
         raise AssertionError(f"rank {rank}: no error in {place} after that")
-    except hvd.HorovodInternalError:
-        continue
+    except Gone as error:
+        assert "Horovod" in type(error).__name__ + str(error), error
 sys.exit(7 if rank == 1 else 0)
