@@ -94,6 +94,17 @@ void CheckReplica(const Replica& replica, bool conserves = true) {
   CHECK(replica.Stat("holds") == 0 && replica.Stat("pending") == 0);
 }
 
+// Whether the ranks refuse a step of a group, because they disagree on it.
+bool Refuses(const std::string& name, const Settings& settings) {
+  Replica odd(name, settings);
+  try {
+    odd.Step(Gradient());
+  } catch (const std::invalid_argument&) {
+    return true;
+  }
+  return false;
+}
+
 // Two groups that are registered in opposite order, then some on which the
 // ranks disagree: all are told.
 void Registration() {
@@ -106,19 +117,8 @@ void Registration() {
   CheckReplica(a);
   CheckReplica(b);
 
-  const std::pair<const char*, application::Settings> settings[] = {
-      {"registration.odd", {.staleness_bound = rank == 1 ? 3 : 4}},
-      {"registration.parts", {.parts = rank == 1}}};
-  for (const auto& [name, setting] : settings) {
-    Replica odd(name, setting);
-    bool refused = false;
-    try {
-      odd.Step(Gradient());
-    } catch (const std::invalid_argument&) {
-      refused = true;
-    }
-    CHECK(refused);
-  }
+  CHECK(Refuses("registration.odd", {.staleness_bound = rank == 1 ? 3 : 4}));
+  CHECK(Refuses("registration.parts", {.parts = rank == 1}));
 }
 
 // All ranks as fast as they can, with threads that ask for statistics, save
@@ -232,6 +232,35 @@ void CutShort() {
   replica.Step(Gradient());
   replica.Flush();
   CheckReplica(replica);
+}
+
+// A group fails in the middle of a round, which rank 1 holds up, while ranks
+// wait for the round's end to save what there is.
+void FailsInTheMiddle() {
+  Settings settings = {.policy = "solo", .parts = true};
+  Replica replica("middle", settings), other("beside", {.policy = "solo"});
+  other.Step(Gradient());
+  replica.Step(Gradient());
+  replica.Flush();
+  const double before = replica.Stat("parts");
+  Barrier();
+  if (rank == 1) {
+    replica.HandIn(Gradient());
+  }
+  while (replica.Stat("parts") == before) {
+    std::this_thread::yield();
+  }
+  if (rank == 2) {
+    for (int i = 0; i < 5; ++i) {
+      other.Step(Gradient()); // meanwhile, the others begin to wait
+    }
+    settings.staleness_bound += 1;
+    CHECK(Refuses("middle", settings));
+  }
+  while (replica.Stat("parts") > 0) {
+    rank == 1 ? std::this_thread::yield() : void(replica.Save());
+  }
+  Barrier();
 }
 
 // Rounds until one heals: a round that all ranks were ready for at once, before
@@ -427,6 +456,7 @@ int All(int steps, const std::string& timeline) {
         {"rounds", [steps] { Rounds(steps); }},
         {"late submissions", LateSubmissions},
         {"cut short", CutShort},
+        {"fails in the middle", FailsInTheMiddle},
         {"heal", Heal},
         {"joins", Joins},
         {"excused", Excused},
