@@ -624,7 +624,7 @@ class TrainingGroup:
         ticket.answer()
         received = None if mine else ticket.replica()
         ticket.close()
-        if not mine:
+        if received:  # not when the root has left the heal, which is due as before then
             self.take_over(received, root)
 
     def take_over(self, received, root):
