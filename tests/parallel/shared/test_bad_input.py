@@ -110,8 +110,7 @@ def test_process_sets(fw, hvd, unchanged, name, ranks, needs_two):
         outside = fw.trainer(name=name, process_set=others).optimizer
         with pytest.raises(ValueError, match="opt: this rank is not in the optimizer's process"):
             hvd.rounds(outside, 5)
-        with pytest.raises(ValueError, match=wrong[2][1]):
-            outside.stats()
+        assert outside.stats()["submissions"] == 0
     assert hvd.remove_process_set(others)
 
 
