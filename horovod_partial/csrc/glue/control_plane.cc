@@ -98,57 +98,48 @@ void Configure(int fd) {
 #endif
 }
 
-bool SendAll(int fd, const void* data, size_t bytes) {
-  auto* at = static_cast<const char*>(data);
+// Has `some(at, left)`, which is send or recv, move bytes until all have gone.
+template <typename Byte, typename F> bool All(Byte* at, size_t bytes, F some) {
   while (bytes > 0) {
-    const ssize_t sent = send(fd, at, bytes, MSG_NOSIGNAL);
-    if (sent < 0 && errno == EINTR) {
+    const ssize_t moved = some(at, bytes);
+    if (moved < 0 && errno == EINTR) {
       continue;
     }
-    if (sent <= 0) {
+    if (moved <= 0) {
       return false;
     }
-    at += sent;
-    bytes -= sent;
+    at += moved;
+    bytes -= moved;
   }
   return true;
 }
 
+bool SendAll(int fd, const void* data, size_t bytes) {
+  return All(static_cast<const char*>(data), bytes,
+             [fd](const char* at, size_t left) {
+               return send(fd, at, left, MSG_NOSIGNAL);
+             });
+}
+
 bool ReceiveAll(int fd, void* data, size_t bytes) {
-  auto* at = static_cast<char*>(data);
-  while (bytes > 0) {
-    const ssize_t received = recv(fd, at, bytes, 0);
-    if (received < 0 && errno == EINTR) {
-      continue;
-    }
-    if (received <= 0) {
-      return false;
-    }
-    at += received;
-    bytes -= received;
-  }
-  return true;
+  return All(static_cast<char*>(data), bytes, [fd](char* at, size_t left) {
+    return recv(fd, at, left, 0);
+  });
 }
 
 // The same from a stranger, who may stop in the middle.
 bool ReceiveBefore(int fd, void* data, size_t bytes,
                    Clock::time_point deadline) {
-  auto* at = static_cast<char*>(data);
-  while (bytes > 0) {
-    if (!Ready(fd, POLLIN, deadline)) {
-      return false;
-    }
-    const ssize_t received = recv(fd, at, bytes, MSG_DONTWAIT);
-    if (received < 0 && (errno == EINTR || errno == EAGAIN)) {
-      continue;
-    }
-    if (received <= 0) {
-      return false;
-    }
-    at += received;
-    bytes -= received;
-  }
-  return true;
+  return All(static_cast<char*>(data), bytes,
+             [fd, deadline](char* at, size_t left) -> ssize_t {
+               while (Ready(fd, POLLIN, deadline)) {
+                 const ssize_t received = recv(fd, at, left, MSG_DONTWAIT);
+                 if (received >= 0 || errno != EAGAIN) {
+                   return received;
+                 }
+               }
+               return 0; // too late: as if it had ended
+             });
 }
 
 // What a connection begins with: proof that both ends mean each other.
