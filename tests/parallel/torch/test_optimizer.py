@@ -16,6 +16,13 @@ def build(seed=0, dtype=torch.float32):
         dtype)
 
 
+def build_wrapped(hvd, name, lr=0.05, dtype=torch.float32, **settings):
+    """A model and its partial optimizer."""
+    model = build(dtype=dtype)
+    return model, hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=lr),
+                                           model.named_parameters(), name=name, **settings)
+
+
 def data(rank, step):
     generator = torch.Generator().manual_seed(1000 * rank + step)
     return torch.randn(16, 4, generator=generator), torch.randn(16, 2, generator=generator)
@@ -83,10 +90,7 @@ def test_alone_it_is_the_plain_optimizer(hvd, name, ranks):
 
 
 def test_before_round_sees_every_round_with_its_gradients(hvd, events, name, ranks):
-    model = build()
-    optimizer = hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=0.05),
-                                         model.named_parameters(), policy="solo", name=name,
-                                         staleness_bound=100)
+    model, optimizer = build_wrapped(hvd, name, policy="solo", staleness_bound=100)
     seen = []
 
     def clip(index):
@@ -107,9 +111,7 @@ def test_before_round_sees_every_round_with_its_gradients(hvd, events, name, ran
 
 def test_synchronize_and_skip_synchronize(hvd, name, ranks):
     rank, size = ranks
-    model = build()
-    optimizer = hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=0.05),
-                                         model.named_parameters(), policy="first:2", name=name)
+    model, optimizer = build_wrapped(hvd, name, policy="first:2")
     for step in range(6):
         optimizer.zero_grad()
         backward(model, rank, step)
@@ -185,9 +187,7 @@ def test_backward_passes_per_step(hvd, name, ranks):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_models_of_other_dtypes(hvd, name, ranks, dtype):
     rank, _ = ranks
-    model = build(dtype=dtype)
-    optimizer = hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=0.05),
-                                         model.named_parameters(), policy="solo", name=name)
+    model, optimizer = build_wrapped(hvd, name, dtype=dtype, policy="solo")
     for step in range(4):
         take_step(optimizer, model, rank, step)
     optimizer.flush()
@@ -308,10 +308,7 @@ def test_a_step_that_is_left_out(hvd, name, ranks):
 def test_a_round_whose_update_fails_is_not_applied_again(hvd, events, name, ranks, needs_two):
     """The last rank finds three rounds; a function fails in the second."""
     rank, size = ranks
-    model = build()
-    optimizer = hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=0.1),
-                                         model.named_parameters(), policy="solo", name=name,
-                                         staleness_bound=100)
+    model, optimizer = build_wrapped(hvd, name, lr=0.1, policy="solo", staleness_bound=100)
     optimizer.flush()
     events.barrier()
     if rank == 0:
@@ -345,10 +342,7 @@ def test_a_round_whose_update_fails_is_not_applied_again(hvd, events, name, rank
 def test_a_flush_in_which_an_update_fails_goes_on_for_the_others(hvd, events, name, ranks,
                                                                  needs_two):
     rank, size = ranks
-    model = build()
-    optimizer = hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=0.1),
-                                         model.named_parameters(), policy="solo", name=name,
-                                         staleness_bound=100)
+    model, optimizer = build_wrapped(hvd, name, lr=0.1, policy="solo", staleness_bound=100)
     optimizer.flush()
     events.barrier()
 
@@ -433,9 +427,7 @@ def test_state_dict_carries_on_exactly(hvd, events, name, ranks, needs_two, buck
 
 def test_a_checkpoint_of_another_rank_is_dropped_with_a_warning(hvd, name, ranks, needs_two):
     rank, size = ranks
-    model = build()
-    optimizer = hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=0.05),
-                                         model.named_parameters(), policy="full", name=name)
+    model, optimizer = build_wrapped(hvd, name, policy="full")
     take_step(optimizer, model, rank, 0)
     state = optimizer.state_dict()
     assert set(state["horovod_partial"]) == {"round"}
@@ -489,10 +481,7 @@ def test_join_applies_rounds_and_takes_part_in_flushes(hvd, events, name, ranks)
 def test_training_goes_on_after_join(hvd, events, name, ranks, needs_two):
     """join() once per epoch: what was listened for there does not swallow a later round."""
     rank, size = ranks
-    model = build()
-    optimizer = hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=0.05),
-                                         model.named_parameters(), policy="solo", name=name,
-                                         staleness_bound=100)
+    model, optimizer = build_wrapped(hvd, name, policy="solo", staleness_bound=100)
     for epoch in range(3):
         for step in range(1 + rank):
             take_step(optimizer, model, rank, step)
@@ -513,9 +502,7 @@ def test_an_interrupted_step_is_caught_up_with(hvd, events, name, ranks, needs_t
     from horovod_partial import _native
 
     rank, size = ranks
-    model = build()
-    optimizer = hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=0.05),
-                                         model.named_parameters(), policy="full", name=name)
+    model, optimizer = build_wrapped(hvd, name, policy="full")
     take_step(optimizer, model, rank, 0)
     with monkeypatch.context() as patch:
         if rank == 0:
@@ -534,9 +521,7 @@ def test_an_interrupted_step_is_caught_up_with(hvd, events, name, ranks, needs_t
 
 def test_a_checkpoint_of_other_tensors_is_an_error(hvd, name, ranks):
     rank, size = ranks
-    model = build()
-    optimizer = hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=0.05),
-                                         model.named_parameters(), policy="full", name=name)
+    model, optimizer = build_wrapped(hvd, name, policy="full")
     take_step(optimizer, model, rank, 0)
     state = optimizer.state_dict()
     state["horovod_partial"].update(rank=rank, size=size, drifted=False, pending=[],
@@ -566,9 +551,7 @@ def test_two_optimizers_in_opposite_order(hvd, name, ranks):
 def test_a_group_ends_with_its_optimizer(hvd, name, ranks):
     rank, _ = ranks
     for generation in range(3):
-        model = build()
-        optimizer = hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=0.05),
-                                             model.named_parameters(), policy="solo", name=name)
+        model, optimizer = build_wrapped(hvd, name, policy="solo")
         with pytest.raises(ValueError, match="in use"):
             hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=0.05), name=name)
         with pytest.raises(ValueError, match="in use"):
