@@ -2,6 +2,7 @@
 
 #include "spec.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <sstream>
@@ -37,6 +38,11 @@ template <typename T> std::string Text(const T& value) {
   std::ostringstream out;
   out << value;
   return out.str();
+}
+
+std::string OrderText(const GroupSpec& spec) {
+  return "from '" + spec.tensors.front().name + "' to '" +
+         spec.tensors.back().name + "'";
 }
 
 std::string PartsText(const GroupSpec& spec) {
@@ -249,6 +255,12 @@ std::string Mismatch(const GroupSpec& a, int rank_a, const GroupSpec& b,
   if (a.tensors.size() != b.tensors.size()) {
     return differ("the number of tensors", Text(a.tensors.size()),
                   Text(b.tensors.size()));
+  }
+  if (a.tensors != b.tensors &&
+      std::equal(a.tensors.begin(), a.tensors.end(), b.tensors.rbegin())) {
+    // Or tensor 0 would be blamed for what one argument does.
+    return differ("the order of tensors (reversed by bucket_cap_mb)",
+                  OrderText(a), OrderText(b));
   }
   for (size_t i = 0; i < a.tensors.size(); ++i) {
     if (!(a.tensors[i] == b.tensors[i])) {

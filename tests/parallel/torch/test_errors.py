@@ -129,6 +129,9 @@ MODELS = [
      "tensor 0.*'w' of .* on rank 0 and 'v'"),
     ("buckets", lambda r: dict(w=[2], b=[2]), dict(bucket_cap_mb=lambda r: 1e-6 if r else 25),
      r"bucket_cap_mb\) must be.*one on rank 0 and 1 \+ 1 tensors on rank"),
+    ("buckets on some ranks only", lambda r: dict(w=[2], b=[2]),
+     dict(bucket_cap_mb=lambda r: 25 if r else None),
+     r"order of tensors.*bucket_cap_mb\) must be.*from 'b' to 'w' on rank 0 and from 'w' to 'b'"),
 ]
 
 
