@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-if "HOROVOD_PARTIAL_TEST_EVENTS" not in os.environ:
+IN_A_RANK = "HOROVOD_PARTIAL_TEST_EVENTS" in os.environ
+if not IN_A_RANK:
     collect_ignore = ["shared", "torch", "tensorflow"]  # run by test_parallel.py
 
 
@@ -36,15 +37,15 @@ def ranks(hvd):
     return hvd.rank(), hvd.size()
 
 
-@pytest.fixture(scope="session")
-def _collections_are_fast(hvd):
-    """What the imports made is no garbage, and a lot."""
+@pytest.fixture(scope="session", autouse=IN_A_RANK)
+def _fast_collections(hvd):
+    """What imports have made is no garbage, and a lot."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture
-def keeps_state(hvd, _collections_are_fast):
+def keeps_state(hvd):
     """``with keeps_state(*names)`` fails when names, definitions, what has been submitted and
     training groups, or the core's groups of these names, are not afterwards what they were
     before."""
