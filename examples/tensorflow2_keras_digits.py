@@ -59,7 +59,14 @@ def train(training):
         keras.optimizers.SGD(args.learning_rate, momentum=args.momentum), **partial)
     model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
 
-    batches = digits.batches(train_x, train_y, args.batch_size, training.seed, hvd.rank())
+    batches = tf.data.Dataset.from_generator(
+        lambda: digits.batches(train_x, train_y, args.batch_size, training.seed, hvd.rank()),
+        output_signature=(tf.TensorSpec((args.batch_size, 64)),
+                          tf.TensorSpec((args.batch_size,), tf.int64)))
+    # TensorFlow's tuning thread can hold up the end of an iterator, here in the next training.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    batches = batches.with_options(options)
     measure = Measure(training, lambda step: optimizer.round if PARTIAL else step + 1,
                       test_x, test_y)
     if PARTIAL:
