@@ -256,14 +256,13 @@ std::string Mismatch(const GroupSpec& a, int rank_a, const GroupSpec& b,
     return differ("the number of tensors", Text(a.tensors.size()),
                   Text(b.tensors.size()));
   }
-  if (a.tensors != b.tensors &&
-      std::equal(a.tensors.begin(), a.tensors.end(), b.tensors.rbegin())) {
-    // Or tensor 0 would be blamed for what one argument does.
-    return differ("the order of tensors (reversed by bucket_cap_mb)",
-                  OrderText(a), OrderText(b));
-  }
   for (size_t i = 0; i < a.tensors.size(); ++i) {
     if (!(a.tensors[i] == b.tensors[i])) {
+      if (std::equal(a.tensors.begin(), a.tensors.end(), b.tensors.rbegin())) {
+        // Or this tensor would be blamed for what one argument does.
+        return differ("the order of tensors (reversed by bucket_cap_mb)",
+                      OrderText(a), OrderText(b));
+      }
       return differ("tensor " + std::to_string(i), TensorText(a.tensors[i]),
                     TensorText(b.tensors[i]));
     }
